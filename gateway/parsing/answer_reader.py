@@ -106,8 +106,8 @@ class AnswerReader:
         self._run = TextRun(self._writer, ContentPart, leading=leading, trailing=trailing)
 
     def _read_answer(self) -> Steps[None]:
-        again = self._format.reasoning if self._start is not ReasoningStart.NONE else None
-        opened = again.open.strip() if again and again.again else ""
+        reasoning = self._format.reasoning
+        opened = reasoning.open.strip() if reasoning and reasoning.again else ""
         while True:
             markers = MarkerSet((*self._triggers, opened, *self._format.answer_markers, *self._stray))
             marker = yield from self._read_text(markers)

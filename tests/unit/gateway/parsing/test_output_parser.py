@@ -92,6 +92,18 @@ def test_calls_in_json_between_tags(text: str, parts: list[AnswerPart]) -> None:
     assert parsed(text) == parts
 
 
+def test_reasoning_in_channels_may_begin_again() -> None:
+    text = (
+        "<|channel|>analysis<|message|>One.<|end|><|start|>assistant<|channel|>commentary<|message|>Wait.<|end|>"
+        "<|start|>assistant<|channel|>analysis<|message|>Two.<|end|><|start|>assistant<|channel|>final<|message|>Hi"
+    )
+    control = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>"]
+    parts = [ReasoningPart("One."), ContentPart("Wait."), ReasoningPart("Two."), ContentPart("Hi")]
+    for reasoning in (ReasoningStart.MAY_OPEN, ReasoningStart.NONE):
+        assert parsed(text, name="harmony", control=control, reasoning=reasoning) == parts
+        assert parsed(text, name="harmony", control=control, reasoning=reasoning, tools=()) == parts
+
+
 def test_calls_are_text_if_no_tools_are_offered() -> None:
     assert parsed(CALL, tools=()) == [ContentPart(CALL)]
 
