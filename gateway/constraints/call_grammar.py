@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from gateway.constraints.json_rule import json_expression
@@ -74,11 +75,14 @@ class _CallWriter:
     def __init__(self, syntax: CallSyntax, tokenizer: Tokenizer, tools: Sequence[ToolRule]) -> None:
         self.rules = Rules()
         self._syntax = syntax
-        self._control_tokens = tokenizer.special_tokens
-        self.call = self.rules.rule(one_of([self._call(syntax.call, tool) for tool in tools]))
+        self._control_tokens = _control_tokens(syntax, tokenizer)
         self._tools = tools
         self.between = self._text(syntax.separator)
         self.end = self.texts(_without_final_space(syntax.end))
+
+    @cached_property
+    def call(self) -> str:
+        return self.rules.rule(one_of([self._call(self._syntax.call, tool) for tool in self._tools]))
 
     @property
     def call_without_opening(self) -> str:
@@ -131,6 +135,13 @@ class _CallWriter:
                 return sequence('"{"', writer_of_values.members(schema), '"}"')
             case text:
                 return self._text(text)
+
+
+def _control_tokens(syntax: CallSyntax, tokenizer: Tokenizer) -> Mapping[str, int]:
+    """Return the control tokens in the texts of the format. A vocabulary may have thousands of others."""
+    pieces = (*syntax.begin, *syntax.call, syntax.separator, *syntax.end, *syntax.parameter, syntax.quote)
+    texts = "\0".join(piece for piece in pieces if not isinstance(piece, Slot))
+    return {name: token_id for name, token_id in tokenizer.special_tokens.items() if name and name in texts}
 
 
 def _schema(rule: ToolRule) -> Mapping[str, Any]:

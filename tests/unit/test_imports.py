@@ -35,7 +35,7 @@ def test_every_part_of_what_all_share_is_kept_from_text() -> None:
 def test_a_process_without_tensors_loads_no_torch(process: str) -> None:
     """No process imports torch at its start; a worker imports it when it loads a model, a pull from the hub the hub's library."""
     # A new interpreter, because that of the tests has loaded everything.
-    heavy = ("torch", "numpy", "transformers", "huggingface_hub")
+    heavy = ("torch", "numpy", "transformers", "huggingface_hub", "llguidance")
     code = f"import sys, {process}; print([name for name in {heavy} if name in sys.modules])"
     imported = run(sys.executable, "-c", code)
     assert imported.stdout.strip() == "[]", imported.stdout + imported.stderr
