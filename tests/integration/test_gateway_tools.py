@@ -284,6 +284,36 @@ async def test_tools_count_in_tokenize(gateway: RunningGateway) -> None:
     assert response.json()["tokens"] == list(gateway.scheduler.requests[-1].prompt_token_ids)
 
 
+NAMED = {"type": "function", "function": {"name": "now"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "has_grammar", "has_trigger"),
+    [
+        ({}, True, True),
+        ({"tool_choice": "required"}, True, False),
+        ({"tool_choice": NAMED}, True, False),
+        ({"tool_choice": "none"}, False, False),
+        ({"tool_choice": "none", "response_format": {"type": "json_object"}}, True, False),
+        ({"tools": None, "functions": [TOOL["function"]], "function_call": {"name": "now"}}, True, False),
+    ],
+)
+async def test_a_choice_of_tools_binds_the_answer(
+    gateway: RunningGateway, fields: dict[str, Any], has_grammar: bool, has_trigger: bool
+) -> None:
+    await chat(gateway, **fields)
+    constraint = gateway.scheduler.requests[-1].sampling.constraint
+    assert bool(constraint.grammar) == has_grammar and bool(constraint.triggers) == has_trigger
+
+
+async def test_a_budget_bounds_the_reasoning(gateway: RunningGateway) -> None:
+    await chat(gateway, tools=None, thinking_token_budget=7)
+    reasoning = gateway.scheduler.requests[-1].sampling.constraint.reasoning
+    assert reasoning.budget == 7 and not reasoning.is_open and bytes(reasoning.closing_token_ids).strip() == b"</think>"
+    await chat(gateway, tools=None, thinking_token_budget=7, chat_template_kwargs={"enable_thinking": False})
+    assert not gateway.scheduler.requests[-1].sampling.HasField("constraint")
+
+
 async def test_the_effort_is_ignored_by_name_if_the_template_knows_no_levels(gateway: RunningGateway) -> None:
     response = await gateway.http.post("/v1/chat/completions", json={"messages": [USER], "reasoning_effort": "low"})
     assert response.headers["x-pagoda-ignored"] == "reasoning_effort"
