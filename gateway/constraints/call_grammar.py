@@ -24,7 +24,7 @@ _OF_NO_ARGUMENTS = frozenset({"type", "properties", "required", "title", "descri
 
 
 class Exactness(Enum):
-    """How closely the arguments of a tool obey its schema."""
+    """The degree to which the arguments of a tool obey its schema."""
 
     EXACT = "as the schema says"
     LENIENT = "keywords that cannot be enforced are dropped"

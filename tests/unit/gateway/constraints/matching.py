@@ -1,4 +1,4 @@
-"""Whether grammars accept texts, by llguidance with a small vocabulary."""
+"""A check of whether grammars accept texts, by llguidance with a small vocabulary."""
 
 import tempfile
 from collections.abc import Iterator
