@@ -1,4 +1,4 @@
-"""A check of whether grammars accept texts, by llguidance with a small vocabulary."""
+"""Checks of texts against grammars, by llguidance with a small vocabulary."""
 
 import tempfile
 from collections.abc import Iterator
