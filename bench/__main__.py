@@ -4,6 +4,7 @@ import typer
 
 from bench.first_answers import first_answers
 from bench.gateway import gateway
+from bench.masks import masks
 from bench.memory import memory
 from bench.peers.command import peers
 from bench.routing.command import routing
@@ -26,6 +27,7 @@ app.command()(first_answers)
 app.command()(start)
 app.command()(memory)
 app.command()(sampling)
+app.command()(masks)
 app.command()(peers)
 app.command()(routing)
 app.command()(routing_cost)

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable
 from scheduler.steps.step_decision import Chunk
 from scheduler.steps.step_draft import StepDraft
 
-# Maximum number of tokens that a lease promises to a sequence, beyond one for each step: pages for them are granted ahead, and
-# most of them do not come.
+# Maximum number of tokens that a lease promises to a sequence, unless it has more steps: pages for them are granted ahead, and most
+# of them do not come.
 MAX_TOKENS_AHEAD = 64
 
 
