@@ -53,6 +53,11 @@ class Answer:
             self._leave_complete_grammar()
         return False
 
+    def fail(self, reason: str) -> None:
+        """Let the sequence only end, if the grammar applies now."""
+        if self.matcher is not None:
+            self.matcher.fail(reason)
+
     def next_tokens(self) -> NextTokens:
         if self.matcher is None:
             return FREE

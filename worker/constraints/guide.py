@@ -88,8 +88,8 @@ class Guide:
         if allowed.is_free:
             return allowed
         opening = self._opening_tokens(reasoning)
-        if self._is_refused and opening:
-            return NextTokens(token_ids=opening)
+        if self._is_refused:
+            return NextTokens(token_ids=opening or self._vocabulary.eos_token_ids)
         return NextTokens(matcher=allowed.matcher, token_ids=(*allowed.token_ids, *opening))
 
     def take_forced(self, most: int) -> tuple[int, ...]:
@@ -127,9 +127,12 @@ class Guide:
             # A control token has no text, but it is not whitespace either.
             if not spelled or not text.startswith(self._written):
                 self._phase = Phase.ANSWER
-            self._is_refused = self._phase is Phase.BEFORE and not self._answer.accepts(token_id)
+            if self._phase is Phase.BEFORE and not self._answer.accepts(token_id):
+                self._is_refused = True
             if not self._is_refused:
                 self._answer.consume(token_id, spelled)
+            elif self._phase is Phase.ANSWER:
+                self._answer.fail("the output begins with a part of a marker that the grammar does not allow")
 
     def _begin_reasoning(self, reasoning: Reasoning) -> None:
         self._phase = Phase.REASONING

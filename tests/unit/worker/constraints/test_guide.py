@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,6 +99,15 @@ def test_whitespace_that_the_grammar_allows_may_precede_the_reasoning() -> None:
     assert {b"\n", b"ab", b"<", b"<th"} <= after(constraint, b"\n\n")
     assert after(constraint, b"\n<") == {b"t"}
     assert b"<th" not in after(constraint, b"\na")
+
+
+def test_a_part_of_the_opening_marker_is_not_the_beginning_of_the_answer() -> None:
+    """The grammar allows the last letter of the part, but not the part."""
+    constraint = constrained('start: "null" | "ink"', reasoning=reasoning())
+    assert after(constraint, b"<th") == {b"i", b"ink>"}
+    assert after(constraint, b"<thi") == {b"n"}
+    assert after(constraint, b"<thin") == {b"k"}
+    assert after(constraint, b"<thinu") == ENDS
 
 
 def test_the_answer_may_begin_like_the_reasoning() -> None:
@@ -233,6 +243,19 @@ def test_a_replay_allows_the_same_tokens_as_the_guide_that_was_there(constraint:
         token_id = wanted if wanted in choices and chance.random() < 0.8 else chance.choice(sorted(choices))
         live.consume(token_id)
         tokens.append(token_id)
+
+
+@given(st.sampled_from(["null|ink", "<ab|<tab", "<t{1,3}|think>"]), st.booleans(), st.integers(0, 2**32))
+def test_whatever_the_model_chooses_its_answer_obeys_the_grammar(choices: str, by_token: bool, seed: int) -> None:
+    opening = Marker(text=b"<think>", token_id=OPEN_ID if by_token else None)
+    before = reasoning(open=opening, budget=4, closing_token_ids=CLOSING)
+    chance, guide = random.Random(seed), guide_of(constrained(f"start: /\\n*({choices})/", reasoning=before))
+    tokens = [-1]
+    while tokens[-1] not in END_IDS:
+        tokens.append(chance.choice(sorted(allowed(guide) - set(cut(b"\n")) or allowed(guide))))
+        guide.consume(tokens[-1])
+    text = spell(tokens[1:-1]).decode()
+    assert re.fullmatch(rf"(\s*<think>.*</think>)?\n*({choices})", text, re.DOTALL), text
 
 
 def panic() -> Any:
