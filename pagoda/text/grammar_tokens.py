@@ -3,7 +3,7 @@
 It is made from bytes, not from a file of the tokenizers library, since Pagoda's encoders know no control tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from llguidance import LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -50,22 +50,30 @@ class _Vocabulary:
         return None
 
 
-def table_tokenizer(table: TokenTable, encode: Encode | None = None) -> LLTokenizer:
+def table_tokenizer(
+    table: TokenTable, encode: Encode | None = None, slices: Sequence[str] | None = None
+) -> LLTokenizer:
     """Return the vocabulary for llguidance, with all tokens that end a sequence. It takes 0.1 to 1 s of processor time.
 
-    Without `encode`, a text that a grammar forces becomes tokens that a model would perhaps not write.
+    Without `encode`, a text that a grammar forces becomes tokens that a model would perhaps not write. `slices` are regular
+    expressions for texts of tokens that a mask mostly takes or leaves together; None for the library's.
     """
     vocabulary = _Vocabulary(table, encode)
     wrapper = TokenizerWrapper(vocabulary)
-    made = LLTokenizer(wrapper, n_vocab=len(table.tokens), eos_token=list(table.eos_token_ids))
+    made = LLTokenizer(
+        wrapper,
+        n_vocab=len(table.tokens),
+        eos_token=list(table.eos_token_ids),
+        slices=None if slices is None else list(slices),
+    )
     vocabulary.by_bytes = made
     return made
 
 
-def grammar_tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
+def grammar_tokenizer(tokenizer: Tokenizer, slices: Sequence[str] | None = None) -> LLTokenizer:
     """Return the model's vocabulary for llguidance."""
     encode = partial(tokenizer.encode, add_special_tokens=False, parse_control_tokens=False)
-    return table_tokenizer(TokenTable.of_tokenizer(tokenizer), encode)
+    return table_tokenizer(TokenTable.of_tokenizer(tokenizer), encode, slices)
 
 
 def parser_limits() -> LLParserLimits:

@@ -37,7 +37,7 @@ class Grammars:
     def compile(self, constraint: Constraint) -> "tuple[Future[Vocabulary], Future[Matcher]]":
         """Begin to read the vocabulary and to compile the grammar, unless that is done. What has failed is tried again."""
         with self._lock:
-            # A worker without constraints never reads the vocabulary, which takes 50 to 200 MB.
+            # A worker without constraints never reads the vocabulary, which takes 75 to 250 MB.
             vocabulary = self._vocabulary
             if vocabulary is None or _has_failed(vocabulary):
                 vocabulary = self._vocabulary = self._thread.submit(self._load)

@@ -17,11 +17,14 @@ LoadVocabulary = Callable[[], "Vocabulary"]
 _IN_JSON_STRINGS = r'[^"\\\x00-\x1F\x7F]'
 SLICES = (
     r"[\x20\x0A\x0D\x09]+",
-    *(f"{_IN_JSON_STRINGS}{{1,{length}}}" for length in (1, 2, 3, 4, 6, 8, 12, 16, 30)),
+    *(f"{_IN_JSON_STRINGS}{{1,{length}}}" for length in (4, 8, 16, 30)),
     f"{_IN_JSON_STRINGS}+",
 )
-"""Texts of tokens that a mask mostly takes or leaves together: whitespace, and what a JSON string may still have. With more lengths
-than the library's, masks of strings with a maximum length take half the time."""
+"""Texts of tokens that a mask mostly takes or leaves together: whitespace, and what a JSON string may still have.
+
+With the lengths 4, 8 and 16, which the library's slices lack, a mask takes a tenth of the time in strings that have a maximum
+length, and a vocabulary of 150,000 tokens takes 15 MB more.
+"""
 
 
 class Vocabulary:
@@ -38,7 +41,7 @@ class Vocabulary:
         """The vocabulary for llguidance. To make it takes 0.1 to 1 s of processor time."""
         from pagoda.text.grammar_tokens import grammar_tokenizer
 
-        return grammar_tokenizer(self._tokenizer).with_slices(list(SLICES))
+        return grammar_tokenizer(self._tokenizer, SLICES)
 
     def _opening_tokens(self, text: bytes, written: bytes) -> tuple[int, ...]:
         """Return the tokens that continue a text of which `written` exists, or complete it. Whitespace may precede the text."""
