@@ -1,4 +1,4 @@
-"""Streams that a schema holds to JSON, in both dialects: with different fields."""
+"""Streams that a schema holds to JSON, in both dialects: answers in a form, and calls that are required."""
 
 import json
 from typing import Any
@@ -41,7 +41,7 @@ def check_guided(answers: list[Answer]) -> None:
     for answer in answers:
         for sample in answer.values():
             jsonschema_rs.validate(SCHEMA, json.loads(sample.text))
-            assert sample.ends[0].startswith("stop"), sample.ends
+            assert sample.ends[0].startswith(("stop", "tool_calls")), sample.ends
 
 
 async def _openai(client: openai.AsyncOpenAI, number: int, on_chunk: OnChunk) -> Sample:
@@ -59,6 +59,8 @@ async def _openai(client: openai.AsyncOpenAI, number: int, on_chunk: OnChunk) ->
         on_chunk()
         for choice in chunk.choices:
             sample.text += choice.delta.content or ""
+            for call in choice.delta.tool_calls or ():
+                sample.text += (call.function and call.function.arguments) or ""
             take_choice(sample, choice)
     return sample
 
@@ -80,6 +82,10 @@ async def _ollama(client: ollama.AsyncClient, number: int, on_chunk: OnChunk) ->
 
 
 def _form(number: int) -> dict[str, Any]:
-    if number % 4 == 2:
+    if number % 8 == 6:
         return {"structured_outputs": {"json": SCHEMA}}
+    if number % 4 == 2:
+        function = {"name": "describe", "parameters": SCHEMA, "strict": True}
+        called = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+        return {**called, "parallel_tool_calls": False}
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA}}}
