@@ -1,11 +1,14 @@
 """The constraint of a chat's answer, checked part by part, so that an error names the field at fault."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.constraints.call_grammar import Exactness, ToolRule, arguments_grammar
 from gateway.constraints.compiler import GrammarCompiler
 from gateway.constraints.compose import compose_constraint, text_constraint
+from gateway.constraints.kept_constraints import origin_of
 from gateway.constraints.refusals import with_place
 from gateway.constraints.schema_walk import can_end
 from gateway.constraints.text_rule import TextRule
@@ -16,6 +19,8 @@ from gateway.prompts.reasoning_start import ReasoningStart
 from gateway.prompts.tools import Tool, ToolChoice, ToolMode
 from pagoda.models.output_formats.description import CallSyntax, OutputFormat
 from pagoda.wire.constraint import Constraint
+
+_MANY_TOOLS = 16
 
 
 async def answer_constraint(
@@ -33,8 +38,21 @@ async def answer_constraint(
 
     Raises InvalidRequestError, with the field and the reason, if the workers could not use it.
     """
-    rules: list[ToolRule] = []
     callable_tools = [tool for tool in tools if choice.names is None or tool.name in choice.names]
+    if text is None and not callable_tools:
+        return compose_constraint(
+            output_format,
+            model.tokenizer,
+            reasoning=reasoning,
+            text=None,
+            tools=(),
+            choice=choice,
+            thinking_budget=thinking_budget,
+        )
+    origin = origin_of(output_format, reasoning, text, callable_tools, choice, thinking_budget)
+    if (kept := grammars.kept.find(model.tokenizer, origin)) is not None:
+        return kept
+    rules: list[ToolRule] = []
     if (
         output_format.calls is not None
         and choice.mode is not ToolMode.NONE
@@ -45,7 +63,8 @@ async def answer_constraint(
     if text is not None:
         alone = text_constraint(text, model.tokenizer)
         await grammars.check_grammar(model, alone.grammar, text.field, schema=text.schema)
-    constraint = compose_constraint(
+    compose = partial(
+        compose_constraint,
         output_format,
         model.tokenizer,
         reasoning=reasoning,
@@ -54,8 +73,11 @@ async def answer_constraint(
         choice=choice,
         thinking_budget=thinking_budget,
     )
+    # Many tools take some time, in which other requests are answered.
+    constraint = await asyncio.to_thread(compose) if len(rules) >= _MANY_TOOLS else compose()
     if constraint is not None and constraint.grammar:
         await grammars.check_grammar(model, constraint.grammar, "tools" if rules or text is None else text.field)
+        grammars.kept.keep(model.tokenizer, origin, constraint)
     return constraint
 
 

@@ -18,6 +18,7 @@ import orjson
 
 from gateway.confined.child import ChildEndedError, Reply
 from gateway.confined.pool import ConfinedPool
+from gateway.constraints.kept_constraints import KeptConstraints
 from gateway.constraints.refusals import readable_reason, with_place
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError, unavailable
 from gateway.models.served_model import ServedModel
@@ -57,6 +58,8 @@ class GrammarCompiler:
         self._vocabularies: WeakKeyDictionary[Tokenizer, bytes] = WeakKeyDictionary()
         self._verdicts: OrderedDict[_Key, str | None] = OrderedDict()
         self._running: dict[_Key, asyncio.Task[str | None]] = {}
+        self.kept = KeptConstraints()
+        """Constraints of answers, which were checked."""
 
     async def check_grammar(self, model: ServedModel, grammar: str, field: str, *, schema: Any = None) -> None:
         """Raise InvalidRequestError that names `field` and the reason if the model's workers could not use the grammar.
