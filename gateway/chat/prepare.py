@@ -17,7 +17,7 @@ from gateway.parsing.output_parser import OutputParser
 from gateway.prompts.chat_template import EFFORT_VARIABLE, ChatTemplate
 from gateway.prompts.conversation import Conversation
 from gateway.prompts.reasoning_start import ReasoningStart, find_reasoning_start
-from gateway.prompts.tools import Tool, ToolMode
+from gateway.prompts.tools import Tool, ToolChoice, ToolMode
 from pagoda.models.output_formats.description import OutputFormat, described_formats
 from pagoda.text.prompt_bound import Keep
 
@@ -36,6 +36,8 @@ class ChatPrompt:
     """The prompt as the template wrote it."""
     format: OutputFormat
     """The format of the answer."""
+    template_has_tools: bool = True
+    """True if the template describes the tools. Otherwise the gateway does, to a model that has not learnt to call them."""
 
 
 async def encode_chat(
@@ -71,6 +73,7 @@ async def encode_chat(
         ),
         text=encoded.prompt.plain_text,
         format=output_format,
+        template_has_tools=_describes_tools(model, template),
     )
 
 
@@ -89,7 +92,7 @@ async def with_answer_form(
         reasoning=prompt.reasoning,
         text=ask.text,
         tools=tools,
-        choice=ask.tool_choice,
+        choice=_choice(ask, prompt),
         thinking_budget=ask.thinking_budget,
     )
     params = replace(request.sampling.params, constraint=constraint)
@@ -105,6 +108,17 @@ async def with_answer_form(
         skip_special_tokens=request.skip_special_tokens,
     )
     return replace(request, open_parser=open_parser)
+
+
+def _choice(ask: ChatAsk, prompt: ChatPrompt) -> ToolChoice:
+    """Return the client's choice among its tools, as far as the model can make the rest of it.
+
+    A model that has not learnt to call tools cannot tell how many calls are enough: where it has to make one, it repeats
+    the same one without end.
+    """
+    if prompt.template_has_tools or ask.tool_choice.mode is not ToolMode.REQUIRED:
+        return ask.tool_choice
+    return replace(ask.tool_choice, parallel=False)
 
 
 def _answer_format(model: ServedModel, template: ChatTemplate) -> OutputFormat:

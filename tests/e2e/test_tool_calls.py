@@ -50,7 +50,7 @@ def check_call(call: Any) -> None:
 )
 def test_a_call_that_is_asked_for_is_made_and_valid(openai_client: OpenAI, choice: Any, seed: int) -> None:
     request: Any = {"model": MODEL, "messages": [QUESTION], "tools": [WEATHER, NOW], "tool_choice": choice}
-    sampling: Any = {"temperature": 1.2, "seed": seed, "max_tokens": 200, "parallel_tool_calls": False}
+    sampling: Any = {"temperature": 1.2, "seed": seed, "max_tokens": 200}
     whole = openai_client.chat.completions.create(**request, **sampling).choices[0]
     assert whole.finish_reason == "tool_calls"
     (call,) = list(whole.message.tool_calls or ())

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from gateway.answers.text_request import SamplingChoice, TextRequest
 from gateway.chat.ask import ChatAsk
-from gateway.chat.prepare import encode_chat
+from gateway.chat.prepare import encode_chat, with_answer_form
 from gateway.chat.tool_definitions import read_tools
+from gateway.constraints.compiler import GrammarCompiler
 from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.prompts.conversation import ChatEnding
@@ -18,6 +20,7 @@ from gateway.prompts.tools import ToolChoice, ToolMode
 from pagoda.models.output_formats.choice import FormatChoice
 from pagoda.models.output_formats.description import CallSyntax, ReasoningSyntax, Slot
 from pagoda.models.sampling_defaults import SamplingPolicy
+from pagoda.wire.sampling import SamplingParams
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.conftest import load_model
 
@@ -79,6 +82,26 @@ async def test_a_template_without_tools_gets_them_as_text(load: Load) -> None:
     assert prompt.text.startswith("system: You can call functions.")
     assert '{"name": "now", "arguments": {}}' in prompt.text and "user: <tool_response>\nnoon" in prompt.text
     assert prompt.format.calls is not None and Slot.OBJECT in prompt.format.calls.call
+
+
+async def required(model: ServedModel, *, parallel: bool = True) -> str:
+    """Return the grammar of an answer that has to call a tool."""
+    grammars = GrammarCompiler()
+    asked = ask(tools=TOOLS, tool_choice=ToolChoice(mode=ToolMode.REQUIRED, parallel=parallel))
+    prompt = await encode_chat(asked, model)
+    sampling = SamplingChoice(params=SamplingParams())
+    free = TextRequest(prompt_token_ids=tuple(prompt.token_ids), prompt_field="messages", sampling=sampling)
+    request = await with_answer_form(free, asked, prompt, model, grammars)
+    grammars.close()
+    assert request.sampling.params.constraint is not None
+    return request.sampling.params.constraint.grammar
+
+
+async def test_a_model_that_has_not_learnt_to_call_tools_makes_one_call(load: Load) -> None:
+    assert await required(load(TOOLLESS)) == await required(load(TOOLLESS), parallel=False)
+    calls = load(TOOLLESS).output.format.calls
+    learnt = thinking(load(TEMPLATE), calls=calls)
+    assert await required(learnt) != await required(learnt, parallel=False)
 
 
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TOOLLESS
