@@ -38,7 +38,6 @@ class CallObjectReader:
         self._held_arguments: str | None = None
         """Arguments before the name."""
         self._has_arguments = False
-        self._stray: list[str] = []
 
     def read_object(self) -> Steps[None]:
         """Read the object. Raises NotACallError and OutputEndedError."""
@@ -48,7 +47,6 @@ class CallObjectReader:
         if not self._has_arguments:
             self._call.begin()
             self._call.add_arguments("{}")
-        self._call.stray += "".join(self._stray)
 
     def _read_members(self) -> Steps[None]:
         reader = self._reader
@@ -83,7 +81,7 @@ class CallObjectReader:
                 raise NotACallError
             value = yield from read_json(self._reader)
             if key not in OWN_KEYS:
-                self._stray.append(f"{json.dumps(key, ensure_ascii=False)}: {value}\n")
+                self._call.add_stray(f"{json.dumps(key, ensure_ascii=False)}: {value}\n")
 
     def _read_arguments(self) -> Steps[None]:
         first = yield from self._reader.next_character()

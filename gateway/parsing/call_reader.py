@@ -9,7 +9,6 @@ from gateway.parsing.json_text import stream_object
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.parameters import ParametersReader
 from gateway.parsing.part_writer import PartWriter
-from gateway.parsing.parts import ContentPart
 from gateway.parsing.python_arguments import PythonArgumentsReader
 from gateway.parsing.text_reader import NotACallError, Steps, TextReader
 from gateway.prompts.tools import Tool
@@ -79,9 +78,14 @@ class CallReader:
 
     def _read_call(self, is_opened: bool) -> Steps[bool]:
         """Read one call, whose first text is read if it is opened. Return True if the first text of the next one is read too."""
-        pieces = self._syntax.call
         call = OpenCall(self._reader, self._writer)
-        position = 1 if is_opened else 0
+        try:
+            return (yield from self._read_pieces(call, 1 if is_opened else 0))
+        finally:
+            call.end()
+
+    def _read_pieces(self, call: OpenCall, position: int) -> Steps[bool]:
+        pieces = self._syntax.call
         while position < len(pieces):
             match pieces[position]:
                 case Slot.NAME:
@@ -93,7 +97,6 @@ class CallReader:
                 case Slot.PARAMETERS:
                     ending = yield from self._read_parameters(call, position)
                     if ending not in self._endings(position):
-                        self._end(call)
                         return True
                     position += 1 + self._endings(position).index(ending)
                 case Slot.ARGUMENTS:
@@ -107,12 +110,7 @@ class CallReader:
             if call.has_begun:
                 self._reader.report()
             position += 1
-        self._end(call)
         return False
-
-    def _end(self, call: OpenCall) -> None:
-        self._reader.report()
-        self._writer.add_text(ContentPart, call.stray)
 
     def _expect(self, text: str) -> Steps[None]:
         """Read a text of the format. Whitespace around it is free."""
@@ -159,17 +157,19 @@ class CallReader:
         """Read an object, or several, as some models write them between one pair of markers."""
         yield from self._reader.skip_space()
         in_list = not self._syntax.bare and (yield from self._reader.match("["))
-        while True:
-            yield from self._read_object(call)
-            if self._syntax.bare or self._syntax.end:
-                return  # several objects are described by the format
+        yield from self._read_object(call)
+        while not (self._syntax.bare or self._syntax.end):  # else the format itself describes several objects
             yield from self._reader.skip_space()
             yield from self._reader.match(",")
             yield from self._reader.skip_space()
             if not self._next_is("{"):
                 break
-            self._end(call)
-            call = OpenCall(self._reader, self._writer)
+            self._reader.report()
+            another = OpenCall(self._reader, self._writer)
+            try:
+                yield from self._read_object(another)
+            finally:
+                another.end()
         if in_list:
             yield from self._reader.match("]")
 

@@ -1,6 +1,7 @@
 """A call that is being read."""
 
 from gateway.parsing.part_writer import PartWriter
+from gateway.parsing.parts import ContentPart
 from gateway.parsing.text_reader import TextReader
 from gateway.prompts.tools import Tool
 
@@ -18,8 +19,7 @@ class OpenCall:
         """The id that the model gave it, if it did."""
         self.tool: Tool | None = None
         """The tool of this name, if it is offered."""
-        self.stray = ""
-        """Text inside the call that is no part of it. It becomes text of the answer after the call."""
+        self._stray = ""
         self.has_begun = False
 
     def begin(self) -> None:
@@ -31,3 +31,15 @@ class OpenCall:
 
     def add_arguments(self, text: str) -> None:
         self._writer.add_arguments(text)
+
+    def add_stray(self, text: str) -> None:
+        """Keep text inside the call that is no part of it. It becomes text of the answer after the call."""
+        self._stray += text
+        if self.has_begun:
+            self._reader.report()  # else it becomes text with all that was read
+
+    def end(self) -> None:
+        """End the call, complete or broken."""
+        if self.has_begun:
+            self._writer.add_text(ContentPart, self._stray)
+            self._stray = ""

@@ -64,7 +64,8 @@ class ParametersReader:
             yield from self._reader.more()
         self._reader.take(len(marker))
         self._reader.report()
-        self._call.stray += "".join(stray)
+        if any(stray):
+            self._call.add_stray("".join(stray))
         return marker
 
     def _read_parameter(self) -> Steps[None]:

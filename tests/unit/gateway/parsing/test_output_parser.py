@@ -83,6 +83,10 @@ def test_reasoning_is_apart_from_the_answer(text: str, reasoning: ReasoningStart
         ),
         ('<tool_call>{"name": "now"}</tool_call>', [CallBegan(0, "0", "now"), CallArguments(0, "{}")]),
         ('<tool_call>{"name": "now", "arguments": {"a": "b', [CallBegan(0, "0", "now"), CallArguments(0, '{"a": "b')]),
+        (
+            '<tool_call>{"name": "now", "note": 1}}</tool_call>',
+            [CallBegan(0, "0", "now"), CallArguments(0, "{}"), ContentPart('"note": 1\n}')],
+        ),
         ("<tool_call>\nnot JSON</tool_call>", [ContentPart("<tool_call>\nnot JSON</tool_call>")]),
         ("the <tool_call> tag", [ContentPart("the <tool_call> tag")]),
         ("1 <2 and <tool", [ContentPart("1 <2 and <tool")]),
