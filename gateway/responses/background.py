@@ -35,7 +35,8 @@ class BackgroundRun:
         self.begun = begun
         self.events = [named_event(event) for event in begun.reply.queue_events()]
         self.is_over = False
-        self._wish = Wish.FAIL
+        self.num_kept_bytes = 0
+        """Size of the events when the run ended."""
         self._grown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -90,6 +91,7 @@ class BackgroundRuns:
         self._drain = drain
         self._running: dict[tuple[str, str], BackgroundRun] = {}
         self._ended: OrderedDict[tuple[str, str], BackgroundRun] = OrderedDict()
+        self._num_kept_bytes = 0
 
     async def start(self, begun: BegunResponse) -> BackgroundRun:
         """Store the response as queued, and start to generate it."""
@@ -97,11 +99,11 @@ class BackgroundRuns:
             message = f"This server already generates {MAX_RUNNING} responses in the background."
             raise GatewayError(ErrorKind.OVERLOADED, message, retry_after_s=1.0)
         run = BackgroundRun(begun)
-        await begun.store()
         name = (begun.stored.owner, begun.reply.id)
         with ExitStack() as stack:
             # A shutdown waits for the run as for a request.
             stack.enter_context(self._drain.count_request())
+            await begun.store()
             stack.callback(self._keep, name, run)
             ended = stack.pop_all()
         self._running[name] = run
@@ -117,7 +119,7 @@ class BackgroundRuns:
         """End the run of a response, if there is one, and forget its events."""
         if (run := self.find(owner, response_id)) is not None:
             await run.end_early(Wish.DELETE)
-            self._ended.pop((owner, response_id), None)
+            self._forget((owner, response_id))
 
     async def close(self) -> None:
         """End all runs; their responses fail."""
@@ -127,7 +129,11 @@ class BackgroundRuns:
         """Keep the events of an ended run for a while, within the bounds."""
         del self._running[name]
         self._ended[name] = run
-        num_bytes = sum(len(event) for each in self._ended.values() for event in each.events)
-        while len(self._ended) > MAX_KEPT or num_bytes > MAX_KEPT_BYTES:
-            _, oldest = self._ended.popitem(last=False)
-            num_bytes -= sum(map(len, oldest.events))
+        run.num_kept_bytes = sum(map(len, run.events))
+        self._num_kept_bytes += run.num_kept_bytes
+        while len(self._ended) > MAX_KEPT or self._num_kept_bytes > MAX_KEPT_BYTES:
+            self._forget(next(iter(self._ended)))
+
+    def _forget(self, name: tuple[str, str]) -> None:
+        if (run := self._ended.pop(name, None)) is not None:
+            self._num_kept_bytes -= run.num_kept_bytes

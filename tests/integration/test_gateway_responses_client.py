@@ -181,7 +181,7 @@ async def test_gateways_share_a_store_in_redis(short_path: Path) -> None:
 
 
 async def test_a_store_that_does_not_answer_is_reported(short_path: Path) -> None:
-    """What the store is not needed for works without it."""
+    """Requests that do not need the store are answered without it."""
     url = f"unix://{short_path / 'nothing.sock'}"
     async with running_gateway(short_path, response_store=url) as gateway, client_of(gateway) as client:
         response = await client.responses.create(model="tiny", input="Hi")
