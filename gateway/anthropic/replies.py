@@ -1,12 +1,13 @@
 """The conversion of text events into Anthropic's response objects, streamed in events or whole."""
 
+import json
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import orjson
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from gateway.answers.text_events import SampleBegan, SampleEnded, TextDelta, TextEvents
 from gateway.parsing.parts import AnswerPart, CallArguments, CallBegan, ContentPart, ReasoningPart
@@ -152,16 +153,20 @@ def call_id(identifier: str) -> str:
     return _ID_PREFIX + identifier.removeprefix("call_")
 
 
-def _arguments(text: str) -> JSONObject:
+def _arguments(text: str) -> orjson.Fragment | JSONObject:
     """Return the arguments as far as they go: an answer that reached its limit may end within a call.
 
-    Anthropic's clients read the arguments of a stream in the same way.
+    Anthropic's clients read the arguments of a stream in the same way. Complete arguments stay as the model wrote them: they may have
+    numbers and escapes that orjson does not encode.
     """
+    with suppress(ValueError, RecursionError):
+        if isinstance(json.loads(text), dict):
+            return orjson.Fragment(text)
     try:
         arguments = from_json(text, allow_partial=True) if text else {}
     except ValueError:
         return {}
-    return arguments if isinstance(arguments, dict) else {}
+    return orjson.Fragment(to_json(arguments, inf_nan_mode="null")) if isinstance(arguments, dict) else {}
 
 
 def _stop(end: SampleEnded) -> JSONObject:

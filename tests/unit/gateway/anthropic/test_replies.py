@@ -1,5 +1,6 @@
 """Tests of the blocks and events of Anthropic's replies: a stream, put together by the official client, is the whole reply."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -173,3 +174,18 @@ async def test_a_call_that_the_limit_cut_has_the_arguments_so_far(text: str, arg
 async def test_the_reason_of_the_end(reason: FinishReason, stop_reason: Any, expected: tuple[str, str | None]) -> None:
     body = await whole(ContentPart("Hi"), reason=reason, stop_reason=stop_reason)
     assert (body["stop_reason"], body["stop_sequence"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"n": 123456789012345678901234567890}', {"n": 123456789012345678901234567890}),
+        (r'{"text": "\ud800"}', {"text": "\ud800"}),
+        ('{"n": 123456789012345678901234567890, "m', {"n": 123456789012345678901234567890}),
+        ('{"n": 1e999, "m', {"n": None}),
+    ],
+)
+async def test_arguments_may_have_any_number_and_escape_of_json(text: str, arguments: dict[str, Any]) -> None:
+    parts = [CallBegan(0, "call_0", "count"), CallArguments(0, text)]
+    body = json.loads(await Reply("m", num_prompt_tokens=40).encode_whole(text_events(parts)))
+    assert body["content"][0]["input"] == arguments
