@@ -156,8 +156,8 @@ def call_id(identifier: str) -> str:
 def _arguments(text: str) -> orjson.Fragment | JSONObject:
     """Return the arguments as far as they go: an answer that reached its limit may end within a call.
 
-    Anthropic's clients read the arguments of a stream in the same way. Complete arguments stay as the model wrote them: they may have
-    numbers and escapes that orjson does not encode.
+    Anthropic's clients read the arguments of a stream in the same way. Complete arguments stay as the model wrote them, since they
+    may have numbers and escapes that orjson does not encode.
     """
     with suppress(ValueError, RecursionError):
         if isinstance(json.loads(text), dict):

@@ -1,7 +1,6 @@
 """The conversion of request bodies of Anthropic's API into what they ask of a chat, and into requests for text."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gateway.answers.text_request import TextRequest, choose_sampling
 from gateway.anthropic.conversation import conversation_messages
@@ -61,13 +60,19 @@ def text_request(body: MessagesRequest, prompt: ChatPrompt, model: ServedModel) 
 
 
 def _tools(tools: Sequence[Tool]) -> tuple[chat_tools.Tool, ...]:
-    made = []
-    for index, tool in enumerate(tools):
-        field = f"tools.{index}"
-        each = make_tool(tool.name, tool.description, tool.input_schema, tool.strict, field=field)
-        made.append(replace(each, schema_field=f"{field}.input_schema"))
+    made = tuple(
+        make_tool(
+            tool.name,
+            tool.description,
+            tool.input_schema,
+            tool.strict,
+            field=f"tools.{index}",
+            schema_name="input_schema",
+        )
+        for index, tool in enumerate(tools)
+    )
     check_together(made, "tools")
-    return tuple(made)
+    return made
 
 
 def _text_rule(body: CountTokensRequest) -> TextRule | None:

@@ -33,13 +33,6 @@ class Message(Schema):
         return self
 
 
-def _check_object(schema: dict[str, Any]) -> dict[str, Any]:
-    kind = schema.get("type", "object")
-    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
-        raise ValueError(f"must be the JSON Schema of an object, not of {shown(kind)}")
-    return schema
-
-
 class Tool(Schema):
     """A tool that the model may call. The client runs it."""
 
@@ -49,7 +42,7 @@ class Tool(Schema):
     """Only tools that the client defines are supported, none that Anthropic's servers define or run."""
     name: str
     description: str | None = None
-    input_schema: Annotated[dict[str, Any], AfterValidator(_check_object)]
+    input_schema: dict[str, Any]
     """The JSON Schema of the tool's arguments."""
     strict: bool | None = None
     """True if a call must obey the schema."""

@@ -19,8 +19,6 @@ _ANY_OBJECT: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 def read_tools(tools: Sequence[Any], field: str = "tools") -> tuple[Tool, ...]:
     """Return the tools. Raises InvalidRequestError that names the tool and what is wrong."""
-    if len(tools) > MAX_TOOLS:
-        raise _invalid(field, f"must have at most {MAX_TOOLS} items (got {len(tools)})")
     read = tuple(_read_tool(tool, f"{field}.{index}") for index, tool in enumerate(tools))
     check_together(read, field, "function.name")
     return read
@@ -34,7 +32,9 @@ def read_functions(functions: Sequence[Any], field: str = "functions") -> tuple[
 
 
 def check_together(tools: Sequence[Tool], field: str, name_field: str = "name") -> None:
-    """Raise InvalidRequestError if two tools have the same name, or if the tools are too large together."""
+    """Raise InvalidRequestError if two tools have the same name, or if the tools are too many or too large together."""
+    if len(tools) > MAX_TOOLS:
+        raise _invalid(field, f"must have at most {MAX_TOOLS} items (got {len(tools)})")
     seen: set[str] = set()
     for index, tool in enumerate(tools):
         if tool.name in seen:
@@ -52,9 +52,14 @@ def make_tool(
     strict: Any = None,
     *,
     field: str,
+    schema_name: str = "parameters",
     further: Mapping[str, Any] | None = None,
 ) -> Tool:
-    """Return the tool of these values, which may have any type. `field` is the place of the tool, for errors."""
+    """Return the tool of these values, which may have any type.
+
+    `field` is the place of the tool, and `schema_name` the API's name of `parameters`, for errors.
+    """
+    schema_field = f"{field}.{schema_name}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise _invalid(
             f"{field}.name", f"must have 1 to 128 letters of ASCII, digits, `_`, `-` or `.` (got {shown(name)})"
@@ -62,9 +67,9 @@ def make_tool(
     if not isinstance(description, str | None):
         raise _invalid(f"{field}.description", f"must be a string (got {shown(description)})")
     if not isinstance(parameters, Mapping | None):
-        raise _invalid(f"{field}.parameters", f"must be a JSON Schema of an object (got {shown(parameters)})")
+        raise _invalid(schema_field, f"must be a JSON Schema of an object (got {shown(parameters)})")
     if parameters and not _allows_object(parameters.get("type")):
-        raise _invalid(f"{field}.parameters.type", f"must be 'object' (got {shown(parameters['type'])})")
+        raise _invalid(f"{schema_field}.type", f"must be 'object' (got {shown(parameters['type'])})")
     if not isinstance(strict, bool | None):
         raise _invalid(f"{field}.strict", f"must be true or false (got {shown(strict)})")
     # Templates read all three without asking whether they are there.
@@ -74,7 +79,7 @@ def make_tool(
         description=description or "",
         parameters=parameters or {},
         strict=bool(strict),
-        schema_field=f"{field}.parameters",
+        schema_field=schema_field,
         given={"type": "function", "function": function | dict(further or {})},
     )
 

@@ -13,7 +13,7 @@ from gateway.chat.prepare import ChatPrompt, encode_chat, with_answer_form
 from gateway.chat.structured_outputs import structured_rule
 from gateway.chat.template_variables import asked_thinking, without_thinking
 from gateway.chat.token_params import token_params
-from gateway.chat.tool_definitions import make_tool, read_tool_choice
+from gateway.chat.tool_definitions import check_together, make_tool, read_tool_choice
 from gateway.chat.truncation import Window, dropped_messages, encode_latest
 from gateway.constraints.json_rule import json_object_rule, json_schema_rule
 from gateway.constraints.text_rule import TextRule
@@ -138,10 +138,12 @@ def _note_what_is_not_followed(request: Request, body: ResponseRequest, model: S
 
 
 def _tools(body: ResponseRequest) -> tuple[Tool, ...]:
-    return tuple(
+    made = tuple(
         make_tool(tool.name, tool.description, tool.parameters, tool.strict, field=f"tools.{index}")
         for index, tool in enumerate(body.tools or ())
     )
+    check_together(made, "tools")
+    return made
 
 
 def _text_rule(body: ResponseRequest) -> TextRule | None:

@@ -165,6 +165,7 @@ async def test_calls_without_results_are_answered_anew(
     [
         ([{"name": "a b", "input_schema": {}}], r"tools\.0\.name: "),
         ([{"name": "a", "input_schema": {"properties": {"b": {"type": "c"}}}}], r"tools\.0\.input_schema: "),
+        ([{"name": "a", "input_schema": {"type": "string"}}], r"tools\.0\.input_schema\.type: must be 'object'"),
         ([WEATHER, WEATHER], r"tools\.1\.name: .*'get_weather' again"),
     ],
 )

@@ -340,6 +340,8 @@ async def test_a_client_that_leaves_cancels_its_response(gateway: RunningGateway
         ),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type", "web_search"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools.0.name", "a b"),
+        ({"tools": [{"type": "function", "name": "a"}] * 2}, "tools.1.name", "again"),
+        ({"tools": [{"type": "function", "name": f"a{number}"} for number in range(1025)]}, "tools", "at most 1024"),
         ({"tool_choice": "required"}, "tool_choice", "without tools"),
         ({"tool_choice": {"type": "mcp"}}, "tool_choice", "mcp"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema", "required"),
