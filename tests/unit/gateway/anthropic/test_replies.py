@@ -186,6 +186,6 @@ async def test_the_reason_of_the_end(reason: FinishReason, stop_reason: Any, exp
     ],
 )
 async def test_arguments_may_have_any_number_and_escape_of_json(text: str, arguments: dict[str, Any]) -> None:
-    parts = [CallBegan(0, "call_0", "count"), CallArguments(0, text)]
+    parts: list[AnswerPart] = [CallBegan(0, "call_0", "count"), CallArguments(0, text)]
     body = json.loads(await Reply("m", num_prompt_tokens=40).encode_whole(text_events(parts)))
     assert body["content"][0]["input"] == arguments
