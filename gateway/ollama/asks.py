@@ -23,6 +23,7 @@ def chat_ask(body: OllamaChatRequest, model: ServedModel) -> ChatAsk:
         messages=messages,
         ending=ChatEnding.CONTINUED if is_continued else ChatEnding.BEGUN,
         tools=body.offered_tools,
+        tool_choice=body.chosen_tools,
         text=body.text,
         thinks=thinks,
         effort=effort,

@@ -2,11 +2,11 @@
 
 from functools import cached_property
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from gateway.chat.tool_definitions import read_tools
+from gateway.chat.tool_definitions import read_tool_choice, read_tools
 from gateway.constraints.json_rule import json_object_rule, json_schema_rule
 from gateway.constraints.text_rule import TextRule
 from gateway.http.fields import (
@@ -22,12 +22,13 @@ from gateway.http.fields import (
     Stop,
     TokenId,
     TopP,
+    described,
     keep_alive_seconds,
     whole_items,
 )
 from gateway.http.schema import FieldError, Schema, with_example
 from gateway.ollama.message_schemas import Format, Messages, Think, Tools
-from gateway.prompts.tools import Tool
+from gateway.prompts.tools import Tool, ToolChoice
 from pagoda.models.parameters import HINTS, NEUTRAL
 from pagoda.wire.sampling import MAX_TEMPERATURE
 
@@ -141,12 +142,20 @@ class OllamaChatRequest(_GenerationRequest):
     messages: Messages | None = None
     tools: Tools | None = None
     """Functions that the model may call."""
+    tool_choice: Annotated[str | dict[str, Any], described("a string or an object")] | None = None
+    """`none`, `auto` (the default), `required`, one function, or a list of allowed functions, as in chat completions."""
+    parallel_tool_calls: bool | None = None
+    """False if an answer may have at most one call."""
 
     @cached_property
     def offered_tools(self) -> tuple[Tool, ...]:
         return read_tools(self.tools or ())
 
+    @cached_property
+    def chosen_tools(self) -> ToolChoice:
+        return read_tool_choice(self.tool_choice, self.offered_tools, parallel=self.parallel_tool_calls)
+
     @model_validator(mode="after")
     def _tools_are_valid(self) -> Self:
-        _ = self.offered_tools
+        _ = self.chosen_tools
         return self

@@ -206,3 +206,35 @@ async def test_a_form_begins_after_the_thoughts(gateway: RunningGateway) -> None
     assert called["message"]["tool_calls"][0]["function"]["arguments"] == {"city": "Lima"}
     both = gateway.scheduler.requests[-1].sampling.constraint.grammar
     assert "degrees" in both and "weather" in both
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}], ids=str)
+async def test_a_call_can_be_required(gateway: RunningGateway, choice: Any) -> None:
+    await chat(gateway, call(city="Lima"), tools=[TOOL], tool_choice=choice, stream=False)
+    constraint = gateway.scheduler.requests[-1].sampling.constraint
+    assert constraint.grammar and not constraint.triggers
+
+
+async def test_no_tools_are_described_if_none_may_be_called(gateway: RunningGateway) -> None:
+    await chat(gateway, "Hi", tools=[TOOL], tool_choice="none", stream=False)
+    assert "weather" not in prompt_of(gateway) and not gateway.scheduler.requests[-1].sampling.HasField("constraint")
+
+
+async def test_an_answer_may_be_limited_to_one_call(gateway: RunningGateway) -> None:
+    await chat(gateway, call(city="Lima"), tools=[TOOL], stream=False)
+    await chat(gateway, call(city="Lima"), tools=[TOOL], parallel_tool_calls=False, stream=False)
+    several, one = (request.sampling.constraint.grammar for request in gateway.scheduler.requests)
+    assert several != one
+
+
+async def test_a_choice_of_an_unknown_tool_is_an_error(gateway: RunningGateway) -> None:
+    body = {
+        "model": "tiny",
+        "messages": [QUESTION],
+        "tools": [TOOL],
+        "tool_choice": {"function": {"name": "x"}, "type": "function"},
+    }
+    response = await gateway.http.post("/api/chat", json=body)
+    assert response.status_code == 400 and response.json() == {
+        "error": "tool_choice: no tool is named 'x' (tools: 'weather')"
+    }
