@@ -6,7 +6,8 @@ All its keys have one hash tag, so that each script sees a consistent store, als
     pagoda:{responses}:used        sorted set of the same names by their last use, in milliseconds of the server
     pagoda:{responses}:bytes       string, the size of all entries
 
-Every operation is one script, which first removes what is too old. The keys expire when the store is not used at all.
+Every operation is one script, which first removes what is too old. The keys expire when the store is not used at all. A server
+with the policy allkeys-lru may evict one of them; the store is then emptied, because the others no longer fit to it.
 """
 
 import math
@@ -27,6 +28,7 @@ local contents, used, bytes = KEYS[1], KEYS[2], KEYS[3]
 local ttl, max_entries, max_bytes, overhead = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if redis.call('EXISTS', contents, used, bytes) < 3 then redis.call('DEL', contents, used, bytes) end
 local function remove(name)
   local size = redis.call('HSTRLEN', contents, name)
   if redis.call('HDEL', contents, name) == 0 then return 0 end

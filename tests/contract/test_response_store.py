@@ -139,3 +139,19 @@ async def test_the_keys_of_a_store_without_use_expire(valkey: RealValkey) -> Non
     await asyncio.gather(*(store.put("a", f"resp_{number}", b"x") for number in range(3)))
     assert all(0 < valkey.admin.pttl(key) <= LIMITS.ttl_s * 1000 for key in KEYS)
     await store.close()
+
+
+@pytest.mark.parametrize("evicted", KEYS)
+async def test_a_store_that_the_server_evicted_in_part_begins_anew(valkey: RealValkey, evicted: str) -> None:
+    """Servers with the policy allkeys-lru evict whole keys, so the others would count entries that are gone."""
+    valkey.admin.flushall()
+    store = RedisResponseStore(valkey.url, LIMITS)
+    for number in range(4):
+        await store.put("a", f"old_{number}", bytes(100))
+    valkey.admin.delete(evicted)
+    for number in range(4):
+        await store.put("a", f"resp_{number}", bytes(100))
+    assert await store.get("a", [f"old_{number}" for number in range(4)]) == [None] * 4
+    assert await store.get("a", [f"resp_{number}" for number in range(4)]) == [bytes(100)] * 4
+    assert int(valkey.admin.get(KEYS[2]) or 0) <= LIMITS.max_bytes
+    await store.close()
