@@ -58,6 +58,8 @@ def test_a_second_scheduler_is_one_file_more(services: dict[str, Any]) -> None:
         assert with_two[tier]["depends_on"]["scheduler-2"]["condition"] == "service_healthy"
     index = with_two["gateway"]["environment"]["PAGODA_GATEWAY_PREFIX_INDEX"]
     assert index == with_two["scheduler"]["environment"]["PAGODA_SCHEDULER_PREFIX_INDEX"]
+    # A gateway that restarts still has the stored responses.
+    assert with_two["gateway"]["environment"]["PAGODA_GATEWAY_RESPONSE_STORE"] == index
 
 
 def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:

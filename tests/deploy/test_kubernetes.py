@@ -190,6 +190,8 @@ def test_addresses_name_services() -> None:
     told = {key: value for config in of_kind("ConfigMap") for key, value in config["data"].items()}
     assert told["PAGODA_SCHEDULER_PREFIX_INDEX"].removeprefix("redis://").removesuffix("/0") in services
     assert told["PAGODA_GATEWAY_PREFIX_INDEX"] == told["PAGODA_SCHEDULER_PREFIX_INDEX"]
+    # The gateways share the stored responses.
+    assert told["PAGODA_GATEWAY_RESPONSE_STORE"] == told["PAGODA_GATEWAY_PREFIX_INDEX"]
     assert told["PAGODA_GATEWAY_MODEL"] == told["PAGODA_WORKER_MODEL"]
 
 
