@@ -1,6 +1,7 @@
 """The planning of decodes: each sequence gets one token per step. A constrained one may get several, if the worker can return them.
 
-Only a constraint can force tokens, which a worker computes together. So other sequences never pay for more than one token.
+Only a constraint can force tokens, which a worker computes together with the token before them. All sequences of a step wait for
+the further tokens, so they are planned only in small steps, where they cost little.
 """
 
 from collections.abc import Sequence as Seq
@@ -8,6 +9,8 @@ from collections.abc import Sequence as Seq
 from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_draft import StepDraft
 
+# With more decodes a further token costs nearly as much as a step of its own: bench/results/masks.md.
+MOST_DECODES = 8
 # Part of the remaining budget that further tokens may take while prompts compete for it. Most of them do not come.
 _SHARE_BESIDE_PROMPTS = 8
 
@@ -28,8 +31,8 @@ def continue_decoding(draft: StepDraft, decoding: Seq[Sequence], *, is_shared: b
 
 
 def _promises(draft: StepDraft, decoding: Seq[Sequence], *, is_shared: bool) -> "_Promises | None":
-    """Return the promises for the constrained sequences, or None if there are none."""
-    if draft.limits.max_new_tokens == 1:
+    """Return the promises for the constrained sequences, or None if each sequence gets one token."""
+    if draft.limits.max_new_tokens == 1 or len(decoding) > MOST_DECODES:
         return None
     num_constrained = sum(sequence.is_constrained for sequence in decoding)
     return _Promises(draft, decoding, num_constrained, is_shared=is_shared) if num_constrained else None

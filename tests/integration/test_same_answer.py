@@ -25,6 +25,7 @@ from protos.v1 import worker_pb2
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
 from scheduler.rpc import worker_messages
+from scheduler.steps import decode_promises
 from scheduler.steps.step_plan import StepPlan
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import WorkerInfo
@@ -266,8 +267,9 @@ def test_the_answers_alone_are_constrained(alone: dict[tuple[str, int], Answer])
 
 
 @pytest.fixture(params=list(EXECUTORS.values()), ids=list(EXECUTORS))
-def in_company(request: pytest.FixtureRequest, decoder: DecoderModel) -> MakeSystem:
-    """Return a function that makes a system whose worker has this kind of executor."""
+def in_company(request: pytest.FixtureRequest, decoder: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> MakeSystem:
+    """Return a function that makes a system whose worker has this kind of executor. All steps may bring several tokens."""
+    monkeypatch.setattr(decode_promises, "MOST_DECODES", 1000)
     return partial(System, decoder, request.param)
 
 

@@ -342,6 +342,13 @@ CASES = [
         most=4,
     ),
     Case(
+        "more sequences than share the cost of further tokens get one each",
+        ", ".join(f"{name} 5+1 s" for name in "abcdefghi"),
+        running=[guided(name, 6, computed=5, first_token=100 * number) for number, name in enumerate("abcdefghi")],
+        pages=100,
+        most=4,
+    ),
+    Case(
         "longer leases promise less for each step",
         "a 5+1 s8 *8, b 5+1 s *8",
         running=[guided("a", 6, computed=5), Given("b", 6, computed=5, first_token=100)],
