@@ -8,9 +8,9 @@ from functools import partial
 from gateway.constraints.call_grammar import Exactness, ToolRule, arguments_grammar
 from gateway.constraints.compiler import GrammarCompiler
 from gateway.constraints.compose import compose_constraint, text_constraint
+from gateway.constraints.json_rule import schema_problem
 from gateway.constraints.kept_constraints import origin_of
 from gateway.constraints.refusals import with_place
-from gateway.constraints.schema_walk import can_end
 from gateway.constraints.text_rule import TextRule
 from gateway.constraints.text_value import UnsupportedSchemaError
 from gateway.errors import InvalidRequestError
@@ -106,8 +106,8 @@ class _ToolChecks:
 
     async def _problem(self, rule: ToolRule) -> str | None:
         try:
-            if not can_end(rule.tool.parameters):
-                return "no value can satisfy it: it requires itself without end"
+            if (problem := schema_problem(rule.tool.parameters)) is not None:
+                return problem
             grammar = arguments_grammar(self.syntax, self.model.tokenizer, rule)
         except UnsupportedSchemaError as error:
             return str(error)

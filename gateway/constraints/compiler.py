@@ -20,12 +20,12 @@ from gateway.confined.child import ChildEndedError, Reply
 from gateway.confined.pool import ConfinedPool
 from gateway.constraints.kept_constraints import KeptConstraints
 from gateway.constraints.refusals import readable_reason, with_place
+from gateway.constraints.text_rule import MAX_GRAMMAR_CHARACTERS
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError, unavailable
 from gateway.models.served_model import ServedModel
 from pagoda.text.token_table import TokenTable
 from pagoda.text.tokenizer import Tokenizer
 
-MAX_GRAMMAR_CHARACTERS = 1 << 19
 MAX_WAITING = 32
 """Maximum number of grammars that wait for a process."""
 MAX_VERDICTS = 1024

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+MAX_GBNF_CHARACTERS = 1 << 16
+"""Converting this many takes about 100 to 200 ms, which hold the event loop."""
 MAX_NESTING = 100
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
@@ -60,10 +62,18 @@ def lark_of_gbnf(text: str) -> str:
 
 def _recursive(rules: Mapping[str, _Rule]) -> set[str]:
     """Return the rules that contain themselves, and those that contain one of them."""
-    settled: set[str] = set()
-    while found := {name for name, rule in rules.items() if name not in settled and rule.uses <= settled}:
-        settled |= found
-    return rules.keys() - settled
+    used_by: dict[str, list[str]] = {name: [] for name in rules}
+    for name, rule in rules.items():
+        for used in rule.uses:
+            used_by[used].append(name)
+    num_unsettled = {name: len(rule.uses) for name, rule in rules.items()}
+    settled = [name for name, number in num_unsettled.items() if number == 0]
+    while settled:
+        for name in used_by[settled.pop()]:
+            num_unsettled[name] -= 1
+            if num_unsettled[name] == 0:
+                settled.append(name)
+    return {name for name, number in num_unsettled.items() if number}
 
 
 class _Parser:
@@ -156,6 +166,7 @@ class _Parser:
 
     def _repeated(self, item: _Writer) -> _Writer:
         """Return the item with the repetitions that follow it."""
+        num_operators = 0
         while True:
             self._skip(_SPACE)
             operator = self._text[self._position : self._position + 1]
@@ -170,6 +181,9 @@ class _Parser:
                 item = _with_operator(item, f"{{{count[1]},{most}}}")
             else:
                 return item
+            num_operators += 1
+            if num_operators > MAX_NESTING:
+                raise self._error(f"more than {MAX_NESTING} repetitions of each other")
 
     def _literal(self) -> str:
         self._expect('"')

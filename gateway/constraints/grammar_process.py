@@ -20,6 +20,8 @@ from pagoda.text.token_table import TokenTable
 
 MAX_VOCABULARIES = 3
 MAX_REASON_CHARACTERS = 500
+NUM_TRIED_TOKENS = 16
+"""Number of steps of a text that each grammar is tried with."""
 
 _vocabularies: OrderedDict[str, LLTokenizer] = OrderedDict()
 
@@ -69,12 +71,31 @@ def _problem(grammar: str, tokenizer: LLTokenizer) -> str | None:
     if is_error:
         return messages[0] or "it is not valid"
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
-    mask = b""
+    if not any(_mask(matcher)) and not matcher.is_error():
+        return "Unsatisfiable schema: no text can satisfy it"
+    # Some limits of llguidance are reached only behind the first tokens, for example in an object with many properties.
+    for _ in range(NUM_TRIED_TOKENS):
+        if matcher.is_error() or not matcher.consume_tokens(_next_tokens(matcher, tokenizer)):
+            break
+    return matcher.get_error() if matcher.is_error() else None
+
+
+def _mask(matcher: LLMatcher) -> bytes:
+    """Return the mask, or nothing if the matcher fails."""
     with contextlib.suppress(ValueError):
-        mask = matcher.compute_bitmask()
-    if matcher.is_error():
-        return matcher.get_error()
-    return None if any(mask) else "Unsatisfiable schema: no text can satisfy it"
+        return matcher.compute_bitmask()
+    return b""
+
+
+def _next_tokens(matcher: LLMatcher, tokenizer: LLTokenizer) -> list[int]:
+    """Return the tokens that must come next, or else the first one that may."""
+    if forced := matcher.compute_ff_tokens():
+        return forced
+    for index, byte in enumerate(_mask(matcher)):
+        for token_id in range(8 * index, 8 * index + 8):
+            if byte >> token_id % 8 & 1 and token_id not in tokenizer.eos_tokens:
+                return [token_id]
+    return []
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.constraints.schema_walk import can_end, with_closed_objects
-from gateway.constraints.text_rule import TextRule
+from gateway.constraints.enforceable_schema import enforceable, exactness_problem
+from gateway.constraints.finite_values import can_end
+from gateway.constraints.schema_walk import with_closed_objects
+from gateway.constraints.text_rule import TextRule, refuse_long
 from gateway.errors import InvalidRequestError
 
 WHITESPACE = r" {1,2}|\r?\n( {0,24}|\t{0,12})"
@@ -37,15 +39,17 @@ def json_object_rule(field: str, style: JSONStyle = STYLE) -> TextRule:
 
 def json_schema_rule(schema: Any, field: str, style: JSONStyle = STYLE) -> TextRule:
     """Return the rule for JSON under the schema. Raises InvalidRequestError for what is no schema."""
-    schema = checked_schema(schema, field)
-    if style.closes_objects:
-        schema = with_closed_objects(schema)
+    schema = checked_schema(schema, field, style)
     return TextRule(lark=f"start: {json_expression(schema, field, style)}", field=field, schema=schema)
 
 
-def checked_schema(schema: Any, field: str) -> Any:
-    """Return the schema, with text that contains JSON read. Raises InvalidRequestError for what is no schema."""
+def checked_schema(schema: Any, field: str, style: JSONStyle = STYLE) -> Any:
+    """Return the schema, with text that contains JSON read, and with closed objects if the style has them.
+
+    Raises InvalidRequestError for what is no schema, and for what llguidance would change silently.
+    """
     if isinstance(schema, str):
+        refuse_long(schema, field)
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
@@ -55,12 +59,20 @@ def checked_schema(schema: Any, field: str) -> Any:
             f"{field}: must be a JSON Schema, which is an object (got {type(schema).__name__})", param=field
         )
     try:
-        ends = can_end(schema)
+        problem = schema_problem(schema)
+        schema = with_closed_objects(schema) if style.closes_objects else schema
     except RecursionError:
         raise InvalidRequestError(f"{field}: nested too deeply", param=field) from None
-    if not ends:
-        raise InvalidRequestError(f"{field}: no value can satisfy it: it requires itself without end", param=field)
+    if problem is not None:
+        raise InvalidRequestError(f"{field}: {problem}", param=field)
     return schema
+
+
+def schema_problem(schema: Any) -> str | None:
+    """Return why the schema cannot be enforced, if llguidance would not say so, or None. Raises RecursionError."""
+    if not can_end(schema):
+        return "no value can satisfy it: it requires itself without end"
+    return exactness_problem(schema)
 
 
 def json_expression(
@@ -78,10 +90,10 @@ def json_expression(
         **({"whitespace_flexible": False} if style.whitespace is None else {"whitespace_pattern": style.whitespace}),
     }
     # The options of a client would change what the rule means.
-    content = schema if isinstance(schema, bool) else {**schema, "x-guidance": options}
-    if content is True:
-        content = {"x-guidance": options}
     try:
+        content = schema if isinstance(schema, bool) else {**enforceable(schema), "x-guidance": options}
+        if content is True:
+            content = {"x-guidance": options}
         return f"%json {json.dumps(content)}"
     except RecursionError:
         raise InvalidRequestError(f"{field}: nested too deeply", param=field) from None

@@ -3,13 +3,14 @@
 import re
 from typing import Any
 
-from gateway.constraints.schema_walk import place_of
+from gateway.constraints.schema_walk import as_place, place_of, subschemas
 
 _POSITION = re.compile(r"^(?:at )?\d+\(\d+\): ")
 _SOURCE_LINES = re.compile(r"\n *\d+ \| .*", re.DOTALL)
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(.*?)\]", re.DOTALL)
 _REMOTE = re.compile(r"Resource '(.*?)' is not present in a registry")
 _NO_POINTER = re.compile(r"Pointer '(.*?)' does not exist")
+_LOOK_AROUND = re.compile(r"\(\?(?:=|!|<=|<!)")
 _FORMAT = re.compile(r"Unknown format: (.*)")
 
 
@@ -27,6 +28,8 @@ def readable_reason(reason: str) -> str:
         return f"'$ref' to '#{found[1]}' leads nowhere"
     if found := _FORMAT.search(reason):
         return f"the format {found[1]!r} is not supported"
+    if reason.startswith("Failed to generate regex for"):
+        return "'minimum' or 'maximum' is too large"
     if reason.startswith("oneOf constraints are not supported"):
         return "'oneOf' is supported only if its branches certainly exclude each other; use 'anyOf'"
     if reason.startswith("Unsatisfiable schema: "):
@@ -42,6 +45,11 @@ def with_place(reason: str, schema: Any) -> str:
     """Return the reason with the place in the schema of the keyword that it names first, if it can be found."""
     if found := re.match(r"the format '(.*)' is not", reason):
         place = place_of(schema, "format", found[1])
+    elif reason.startswith("look-around"):
+        place = next(
+            (as_place(path) for path, inner in subschemas(schema) if _LOOK_AROUND.search(str(inner.get("pattern")))),
+            None,
+        )
     elif found := re.match(r"'([^']+)'", reason):
         place = place_of(schema, found[1])
     else:

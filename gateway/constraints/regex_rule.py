@@ -2,7 +2,7 @@
 
 import re
 
-from gateway.constraints.text_rule import TextRule
+from gateway.constraints.text_rule import TextRule, refuse_long
 from gateway.errors import InvalidRequestError
 
 _TO_ESCAPE = re.compile(r"(\\.)|[/\n\r]", re.DOTALL)
@@ -13,6 +13,7 @@ def regex_rule(regex: str, field: str) -> TextRule:
     """Return the rule for texts that match the expression as a whole."""
     if not regex:
         raise InvalidRequestError(f"{field}: must not be empty", param=field)
+    refuse_long(regex, field)
     return TextRule(lark=f"start: TEXT\nTEXT: {regex_terminal(regex)}", field=field)
 
 

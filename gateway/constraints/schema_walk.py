@@ -1,6 +1,6 @@
-"""Walks through JSON Schemas: whether a value can exist, where a keyword stands, and objects closed to further properties."""
+"""Walks through JSON Schemas: where a keyword stands, what a reference means, and objects closed to further properties."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _ONE = (
@@ -39,8 +39,12 @@ def place_of(schema: Any, keyword: str, value: Any = None) -> str | None:
     """Return the path of the first schema with the keyword, and with the value if there is one; None if none has it."""
     for path, inner in subschemas(schema):
         if keyword in inner and value in (None, inner[keyword]):
-            return ".".join(path) or "the top level"
+            return as_place(path)
     return None
+
+
+def as_place(path: tuple[str, ...]) -> str:
+    return ".".join(path) or "the top level"
 
 
 def with_closed_objects(schema: Any) -> Any:
@@ -48,7 +52,7 @@ def with_closed_objects(schema: Any) -> Any:
 
     A schema that combines others is returned as it is, since each of them would forbid the properties of the others.
     """
-    return schema if any(_combines(each) for _, each in subschemas(schema)) else _closed(schema)
+    return schema if any(_combines(each) for _, each in subschemas(schema)) else map_subschemas(schema, _closed)
 
 
 def _combines(schema: Mapping[str, Any]) -> bool:
@@ -58,22 +62,27 @@ def _combines(schema: Mapping[str, Any]) -> bool:
     return len(parts) > 1 or (isinstance(every, list) and len(every) > 1) or not _CONDITIONAL.isdisjoint(schema)
 
 
-def _closed(schema: Any) -> Any:
+def map_subschemas(schema: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+    """Return the schema with `change` applied to each schema inside it, and then to itself."""
     if not isinstance(schema, Mapping):
         return schema
-    closed: dict[str, Any] = {}
+    mapped: dict[str, Any] = {}
     for key, value in schema.items():
         if key in _ONE:
-            closed[key] = _closed(value)
+            mapped[key] = map_subschemas(value, change)
         elif key in _MANY and isinstance(value, list):
-            closed[key] = [_closed(each) for each in value]
+            mapped[key] = [map_subschemas(each, change) for each in value]
         elif key in _NAMED and isinstance(value, Mapping):
-            closed[key] = {name: _closed(each) for name, each in value.items()}
+            mapped[key] = {name: map_subschemas(each, change) for name, each in value.items()}
         else:
-            closed[key] = value
-    if "additionalProperties" not in closed and _names_all_it_requires(closed):
-        closed["additionalProperties"] = False
-    return closed
+            mapped[key] = value
+    return change(mapped)
+
+
+def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "additionalProperties" not in schema and _names_all_it_requires(schema):
+        return {**schema, "additionalProperties": False}
+    return schema
 
 
 def _names_all_it_requires(schema: Mapping[str, Any]) -> bool:
@@ -85,16 +94,6 @@ def _names_all_it_requires(schema: Mapping[str, Any]) -> bool:
         and bool(names or "patternProperties" in schema)
         and all(isinstance(each, str) and each in names for each in required)
     )
-
-
-def can_end(schema: Any) -> bool:
-    """Return False if each value of the schema would contain another one of it, without end."""
-    references = {ref for _, each in subschemas(schema) if isinstance(ref := each.get("$ref"), str)}
-    targets = {ref: target for ref in references if (target := resolved_reference(schema, ref)) is not None}
-    ending = references - targets.keys()  # llguidance refuses what leads nowhere
-    while found := {ref for ref, target in targets.items() if ref not in ending and _ends(target, ending)}:
-        ending |= found
-    return _ends(schema, ending)
 
 
 def resolved_reference(root: Any, reference: str) -> Any:
@@ -113,45 +112,3 @@ def resolved_reference(root: Any, reference: str) -> Any:
         else:
             return None
     return value
-
-
-def _ends(schema: Any, ending: set[str]) -> bool:
-    """Return True if the schema has a finite value, when all references in `ending` have one."""
-    if not isinstance(schema, Mapping) or "const" in schema or "enum" in schema:
-        return True
-    if isinstance(reference := schema.get("$ref"), str) and reference not in ending:
-        return False
-    for key in ("anyOf", "oneOf"):
-        branches = schema.get(key)
-        if isinstance(branches, list) and branches and not any(_ends(branch, ending) for branch in branches):
-            return False
-    if isinstance(parts := schema.get("allOf"), list) and not all(_ends(part, ending) for part in parts):
-        return False
-    return _has_finite_kind(schema, ending)
-
-
-def _has_finite_kind(schema: Mapping[str, Any], ending: set[str]) -> bool:
-    kinds = schema.get("type")
-    kinds = {kinds} if isinstance(kinds, str) else {str(kind) for kind in kinds} if isinstance(kinds, list) else set()
-    if not kinds or kinds - {"object", "array"}:
-        return True
-    return ("object" in kinds and _has_finite_object(schema, ending)) or (
-        "array" in kinds and _has_finite_array(schema, ending)
-    )
-
-
-def _has_finite_object(schema: Mapping[str, Any], ending: set[str]) -> bool:
-    properties, required = schema.get("properties"), schema.get("required")
-    if not isinstance(properties, Mapping) or not isinstance(required, list):
-        return True
-    return all(_ends(properties[name], ending) for name in required if isinstance(name, str) and name in properties)
-
-
-def _has_finite_array(schema: Mapping[str, Any], ending: set[str]) -> bool:
-    minimum = schema.get("minItems", 0)
-    if not isinstance(minimum, int | float) or minimum <= 0:
-        return True
-    prefix = schema.get("prefixItems")
-    first = [each for index, each in enumerate(prefix) if index < minimum] if isinstance(prefix, list) else []
-    rest = [schema.get("items", True)] if len(first) < minimum else []
-    return all(_ends(each, ending) for each in (*first, *rest))

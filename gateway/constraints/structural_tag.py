@@ -8,14 +8,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gateway.constraints.gbnf import MAX_GBNF_CHARACTERS
 from gateway.constraints.grammar_rule import grammar_rule
 from gateway.constraints.json_rule import STYLE, JSONStyle, checked_schema, json_expression
 from gateway.constraints.lark import ANY_TEXT, literal, one_of
 from gateway.constraints.regex_rule import regex_terminal
-from gateway.constraints.schema_walk import with_closed_objects
-from gateway.constraints.text_rule import TextRule
+from gateway.constraints.text_rule import TextRule, refuse_long
 from gateway.errors import InvalidRequestError
 from gateway.http.schema import shown
+from pagoda.wire.constraint import MAX_TRIGGERS
 
 MAX_PARTS = 1000
 MAX_NESTING = 50
@@ -43,6 +44,7 @@ _Ends = tuple[str, ...]
 def structural_tag_rule(tag: _Object | str, field: str, style: JSONStyle = STYLE) -> TextRule:
     """Return the rule for the tag. Raises InvalidRequestError for a part that is not valid or not supported."""
     if isinstance(tag, str):
+        refuse_long(tag, field)
         try:
             tag = json.loads(tag)
         except (ValueError, RecursionError) as error:
@@ -85,6 +87,7 @@ class _Writer:
         self._field = field
         self._style = style
         self._num_parts = 0
+        self._num_characters = 0
 
     def write(self, part: Any, path: str, ends: _Ends) -> str:
         """Return the part, and one of the texts `ends` after it, as an expression."""
@@ -111,6 +114,10 @@ class _Writer:
     def write_triggered(self, part: _Object, path: str) -> list[str]:
         """Return, for each trigger, free text up to it and the rest of the tags that it begins."""
         triggers, written = _list(part, "triggers", path), []
+        if len(triggers) > MAX_TRIGGERS:
+            raise _wrong(f"{path}.triggers", f"may have at most {MAX_TRIGGERS} entries (got {len(triggers)})")
+        if len(_list(part, "tags", path)) > MAX_PARTS:
+            raise _wrong(f"{path}.tags", f"may have at most {MAX_PARTS} entries (got {len(part['tags'])})")
         tags = [(f"{path}.tags.{index}", tag) for index, tag in enumerate(_list(part, "tags", path))]
         if _object(part, path).get("excludes"):
             raise _wrong(f"{path}.excludes", "not supported")
@@ -137,12 +144,13 @@ class _Writer:
             case "json_schema":
                 if part.get("style", "json") != "json":
                     raise _wrong(f"{path}.style", 'only "json" is supported')
-                schema = checked_schema(part.get("json_schema", {}), f"{path}.json_schema")
-                schema = with_closed_objects(schema) if self._style.closes_objects else schema
+                self._count(part.get("json_schema"), f"{path}.json_schema")
+                schema = checked_schema(part.get("json_schema", {}), f"{path}.json_schema", self._style)
                 return self._rule(json_expression(schema, f"{path}.json_schema", self._style))
             case "regex":
                 return self._lexeme(regex_terminal(_text(part, "pattern", path)))
             case "grammar":
+                self._count(part.get("grammar"), f"{path}.grammar")
                 name = f"text_{len(self.grammars)}"
                 self.grammars[name] = grammar_rule(_text(part, "grammar", path), f"{path}.grammar").lark
                 return f"@{name}"
@@ -153,6 +161,12 @@ class _Writer:
             case "star":
                 return f"({self.write(part.get('content'), f'{path}.content', ())})*"
         raise _wrong(f"{path}.type", f"must be one of {', '.join(TYPES)} (got {shown(part.get('type'))})")
+
+    def _count(self, text: Any, path: str) -> None:
+        """Raise InvalidRequestError if the texts so far are so long that reading them would hold the event loop."""
+        self._num_characters += len(text) if isinstance(text, str) else 0
+        if self._num_characters > MAX_GBNF_CHARACTERS:
+            raise _wrong(path, f"all texts of grammars and schemas may have at most {MAX_GBNF_CHARACTERS} characters")
 
     def _any_text(self, part: _Object, path: str, ends: _Ends) -> str:
         for name in ("excludes", "max_tokens", "max_chars"):

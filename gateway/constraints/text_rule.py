@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gateway.errors import InvalidRequestError
+
+MAX_GRAMMAR_CHARACTERS = 1 << 19
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TextRule:
@@ -23,3 +27,9 @@ class TextRule:
     """Further grammars, which `lark` names as `@name`."""
     triggers: tuple[str, ...] = ()
     """Texts that begin the grammar, which each begin a match of `lark`. Empty if the whole text must match."""
+
+
+def refuse_long(text: str, field: str, most: int = MAX_GRAMMAR_CHARACTERS) -> None:
+    """Raise InvalidRequestError if the text of a rule is so long that the work before its check would hold the event loop."""
+    if len(text) > most:
+        raise InvalidRequestError(f"{field}: may have at most {most} characters (got {len(text)})", param=field)

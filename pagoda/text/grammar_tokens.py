@@ -79,6 +79,9 @@ def grammar_tokenizer(tokenizer: Tokenizer, slices: Sequence[str] | None = None)
 def parser_limits() -> LLParserLimits:
     """Return the limits of a grammar. The gateway's check and the workers use the same ones, so that no worker refuses a grammar.
 
-    A state of the lexer takes 1 to 2 kB, so that no matcher can take more than 100 MB. The other values are the library's.
+    A state of the lexer takes 1 to 2 kB, so that no matcher can take more than 100 MB. An object with optional properties has four
+    items in a row for each of them, and a mask takes about 1 ms for 20,000 items. The other values are the library's.
     """
-    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+    return LLParserLimits(
+        max_lexer_states=50_000, max_items_in_row=20_000, step_max_items=100_000, verbose_errors=False
+    )

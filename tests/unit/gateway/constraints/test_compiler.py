@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from gateway.constraints.compiler import MAX_GRAMMAR_CHARACTERS, MAX_WAITING, GrammarCompiler, GrammarLimits
+from gateway.constraints.compiler import MAX_WAITING, GrammarCompiler, GrammarLimits
 from gateway.constraints.compose import text_constraint
 from gateway.constraints.grammar_rule import grammar_rule
 from gateway.constraints.json_rule import json_schema_rule
 from gateway.constraints.refusals import with_place
+from gateway.constraints.text_rule import MAX_GRAMMAR_CHARACTERS
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 from tests.unit.gateway.constraints.matching import tiny_tokenizer
 
@@ -41,6 +42,11 @@ REFUSED: list[tuple[Any, str]] = [
     ({"$ref": "#/$defs/a"}, "'$ref' to '#/$defs/a' leads nowhere (at the top level)"),
     ({"oneOf": [{"minLength": 1, "type": "string"}, {"type": "string"}]}, "'oneOf' is supported only if its branches"),
     ({"type": "string", "pattern": "(?=a)b"}, "look-around in a regular expression is not supported"),
+    (
+        {"properties": {"a": {"type": "string", "pattern": "^(?!a)b"}}},
+        "look-around in a regular expression is not supported (at properties.a)",
+    ),
+    ({"type": "number", "minimum": 1e20, "maximum": 1e25}, "'minimum' or 'maximum' is too large (at the top level)"),
     ({"type": "strin"}, "Invalid type: strin"),
     # Schemas that no value satisfies.
     (

@@ -66,3 +66,12 @@ def test_a_vocabulary_survives_the_way_to_the_process() -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in received.items()
     }
     assert TokenTable(tokens=tokens, **rest).digest() == sent.digest()
+
+
+def test_limits_that_are_reached_behind_the_first_token_are_found() -> None:
+    def objects(number: int) -> bytes:
+        schema = {"type": "object", "properties": {str(index): {} for index in range(number)}}
+        return ask(f"start: %json {orjson.dumps(schema).decode()}")[1]
+
+    assert objects(1500) == b""
+    assert b"max is 20000" in objects(6000)

@@ -137,6 +137,9 @@ def test_grammars_in_gbnf(grammar: str, good: list[str], bad: list[str]) -> None
         ('root ::= TagDispatch(("<a>", b))', r"line 1: `TagDispatch\(…\)` is not supported"),
         ('root ::= (?= "a") "b"', "line 1: look-ahead is not supported"),
         (f"root ::= {'(' * 200}", "line 1: more than 100 parentheses"),
+        (f'root ::= "a"{"*" * 5000}', "line 1: more than 100 repetitions"),
+        (f"root ::= {'a ' * 100_000}", "may have at most 65536 characters"),
+        ("\n" * 1_000_000, "may have at most 524288 characters"),
     ],
 )
 def test_what_is_no_grammar_is_refused_with_the_reason(grammar: str, reason: str) -> None:
