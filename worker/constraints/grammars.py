@@ -41,6 +41,7 @@ class Grammars:
             vocabulary = self._vocabulary
             if vocabulary is None or _has_failed(vocabulary):
                 vocabulary = self._vocabulary = self._thread.submit(self._load)
+                self._compiled.clear()  # none of them can be compiled with the old one
             compiled = self._compiled.get(constraint.digest)
             if compiled is None or _has_failed(compiled):
                 compiled = self._compiled[constraint.digest] = self._thread.submit(_compile, constraint, vocabulary)

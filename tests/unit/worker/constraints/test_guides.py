@@ -1,6 +1,7 @@
 """Tests of the guides of running sequences: errors end one sequence only, and grammars are compiled once."""
 
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from pagoda.wire.sampling import SamplingParams
 from tests.fakes.grammar_vocabulary import END_IDS, TEXTS, constrained, cut, make_vocabulary
 from tests.fakes.paged_model import VOCAB_SIZE
+from worker.constraints import grammars
 from worker.constraints.grammars import Grammars
 from worker.constraints.guides import Guides
 from worker.constraints.masks import RowMask, leaves_a_token
+from worker.constraints.matcher import Matcher
 from worker.constraints.vocabulary import Vocabulary
 from worker.steps.sequence import RunningSequence
 from worker.steps.step import NewSequence
@@ -69,6 +72,27 @@ def test_a_vocabulary_is_read_again_after_an_error() -> None:
     guides = Guides(read, VOCAB_SIZE, END_IDS)
     assert texts(guides.begin_masks([sequence(1, AB)]).wait()[1]) == ENDS
     assert texts(guides.begin_masks([sequence(2, AB)]).wait()[2]) == {b"a", b"ab"}
+
+
+def test_no_grammar_is_compiled_with_a_vocabulary_that_could_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, may_compile, compile_now = [OSError("the file is locked")], threading.Event(), grammars._compile
+
+    def read() -> Vocabulary:
+        if errors:
+            raise errors.pop()
+        return make_vocabulary()
+
+    def compile_later(*arguments: Any) -> Matcher:
+        may_compile.wait()
+        return compile_now(*arguments)
+
+    monkeypatch.setattr(grammars, "_compile", compile_later)
+    cache, constraint = Grammars(read), constrained(AB)
+    unread, _ = cache.compile(constraint)
+    assert isinstance(unread.exception(), OSError)
+    _, compiled = cache.compile(constraint)  # while the first one still waits for its turn
+    may_compile.set()
+    assert not compiled.result().is_broken
 
 
 def test_an_error_in_one_guide_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
