@@ -5,8 +5,7 @@ from typing import Any
 
 from gateway.answers.text_request import SamplingChoice, TextRequest, choose_sampling
 from gateway.chat.prepare import ChatPrompt
-from gateway.chat.token_params import token_params
-from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
+from gateway.chat.sampling_fields import asked_parameters, sampled_request, token_params
 from gateway.models.served_model import ServedModel
 from gateway.openai.prompts import EncodedPrompt
 from gateway.openai.schemas import ChatRequest, CompletionRequest
@@ -40,36 +39,16 @@ def completion_text_request(body: CompletionRequest, prompt: EncodedPrompt, mode
 def _text_request(
     body: ChatRequest | CompletionRequest, prompt: EncodedPrompt, choice: SamplingChoice, prompt_field: str
 ) -> TextRequest:
-    return TextRequest(
-        prompt_token_ids=tuple(prompt.token_ids),
+    return replace(
+        sampled_request(body, prompt.token_ids, choice, prompt_field),
         prompt_text=prompt.text,
-        prompt_field=prompt_field,
-        sampling=choice,
-        include_stop=bool(body.include_stop_str_in_output),
-        skip_special_tokens=body.skip_special_tokens is not False,
         num_samples=body.num_choices,
         cut_to_fit=body.truncate_prompt_tokens == -1,
-        cache_salt=body.cache_salt or "",
-        priority=body.priority,
-        keep_alive_s=keep_alive_seconds(body.keep_alive),
     )
 
 
 def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None, defaults: ModelDefaults) -> dict[str, Any]:
-    """Return the sampling parameters of the body, under the names that all sources use. None leaves one open."""
-    return {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-        "presence_penalty": body.presence_penalty,
-        "frequency_penalty": body.frequency_penalty,
-        **_repetition(body, defaults),
-        # Every number is a valid seed, also -1.
-        "seed": None if body.seed is None else seed_bits(body.seed),
-        "stop": None if body.stop is None else stop_strings(body.stop),
-        "num_predict": max_tokens,
-    }
+    return asked_parameters(body, max_tokens) | _repetition(body, defaults)
 
 
 def _repetition(body: ChatRequest | CompletionRequest, defaults: ModelDefaults) -> dict[str, Any]:

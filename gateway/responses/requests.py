@@ -10,15 +10,14 @@ from gateway.answers.text_events import TextEvents
 from gateway.answers.text_request import TextRequest, choose_sampling
 from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt, encode_chat, with_answer_form
+from gateway.chat.sampling_fields import asked_parameters, sampled_request, token_params
 from gateway.chat.structured_outputs import structured_rule
 from gateway.chat.template_variables import asked_thinking, without_thinking
-from gateway.chat.token_params import token_params
 from gateway.chat.tool_definitions import check_together, make_tool, read_tool_choice
 from gateway.chat.truncation import Window, dropped_messages, encode_latest
 from gateway.constraints.json_rule import json_object_rule, json_schema_rule
 from gateway.constraints.text_rule import TextRule
 from gateway.http.bodies import BodyReader
-from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
 from gateway.http.http_context import HTTPContext, note_truncation
 from gateway.models.served_model import ServedModel
 from gateway.prompts.tools import Tool
@@ -113,17 +112,9 @@ async def _encode(
 def text_request(body: ResponseRequest, prompt: ChatPrompt, model: ServedModel) -> TextRequest:
     """Return the request for the answer to a prompt."""
     request_only = replace(token_params(body, model), num_logprobs=body.num_logprobs)
-    choice = choose_sampling(_asked(body), model.defaults, OPENAI_CHAT, request_only)
-    return TextRequest(
-        prompt_token_ids=tuple(prompt.token_ids),
-        prompt_field="input",
-        sampling=choice,
-        include_stop=bool(body.include_stop_str_in_output),
-        skip_special_tokens=body.skip_special_tokens is not False,
-        cache_salt=body.cache_salt or "",
-        priority=body.priority,
-        keep_alive_s=keep_alive_seconds(body.keep_alive),
-    )
+    asked = asked_parameters(body, body.max_output_tokens)
+    choice = choose_sampling(asked, model.defaults, OPENAI_CHAT, request_only)
+    return sampled_request(body, prompt.token_ids, choice, "input")
 
 
 def _note_what_is_not_followed(request: Request, body: ResponseRequest, model: ServedModel, num_dropped: int) -> None:
@@ -155,20 +146,3 @@ def _text_rule(body: ResponseRequest) -> TextRule | None:
     if form.type == "json_object":
         return json_object_rule(_FORMAT_FIELD)
     return json_schema_rule(form.schema_, f"{_FORMAT_FIELD}.schema")
-
-
-def _asked(body: ResponseRequest) -> dict[str, Any]:
-    """Return the sampling parameters of the body, under the names that all sources use. None leaves one open."""
-    return {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-        "presence_penalty": body.presence_penalty,
-        "frequency_penalty": body.frequency_penalty,
-        "repeat_penalty": body.repetition_penalty,
-        "repeat_last_n": None,
-        "seed": None if body.seed is None else seed_bits(body.seed),
-        "stop": None if body.stop is None else stop_strings(body.stop),
-        "num_predict": body.max_output_tokens,
-    }

@@ -6,29 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from gateway.chat.sampling_fields import SamplingFields
 from gateway.chat.structured_outputs import StructuredOutputs
 from gateway.chat.template_variables import check_template_variables
-from gateway.http.fields import (
-    AllowedTokenIds,
-    BadWords,
-    Count,
-    Integer,
-    KeepAlive,
-    LogitBias,
-    LogprobTokenIds,
-    MinP,
-    ModelName,
-    NumLogprobs,
-    Penalty,
-    PositiveCount,
-    RepetitionPenalty,
-    Seed,
-    Stop,
-    StopTokenIds,
-    Temperature,
-    TopP,
-    described,
-)
+from gateway.http.fields import Count, NumLogprobs, PositiveCount, described
 from gateway.http.schema import FieldError, Schema, shown, with_example
 from gateway.responses.item_schemas import ResponseInput
 
@@ -174,7 +155,7 @@ Includable = Literal[
 ]
 
 
-class ResponseRequest(Schema):
+class ResponseRequest(SamplingFields):
     """A conversation to answer."""
 
     model_config = with_example({"input": "What is the capital of Peru?", "max_output_tokens": 50})
@@ -182,7 +163,6 @@ class ResponseRequest(Schema):
     neutral = _NEUTRAL
     hints = _HINTS
 
-    model: ModelName | None = None
     input: ResponseInput | None = None
     """The next messages of the conversation, calls of tools and their results."""
     instructions: str | None = None
@@ -211,8 +191,6 @@ class ResponseRequest(Schema):
     """`auto`: a conversation that is too long loses its oldest turns. Default: such a request is an error."""
     max_output_tokens: PositiveCount | None = None
     """Maximum number of tokens of the answer, with its reasoning and calls."""
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
     top_logprobs: NumLogprobs | None = None
     """Number of alternatives to each token. A number above 0 asks for log-probabilities, as `include` does."""
     user: str | None = None
@@ -222,21 +200,6 @@ class ResponseRequest(Schema):
     prompt_cache_key: str | None = None
     """Returned; changes no answer. Equal beginnings of prompts are always cached."""
     # vLLM's additions.
-    top_k: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
-    min_p: MinP | None = None
-    seed: Seed | None = None
-    stop: Stop | None = None
-    stop_token_ids: StopTokenIds | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    logit_bias: LogitBias | None = None
-    allowed_token_ids: AllowedTokenIds | None = None
-    """The only tokens that may be generated. The answer ends by itself only if an end token is among them."""
-    bad_words: BadWords | None = None
-    """Words that are not generated, neither at the beginning of a text nor after a space."""
-    logprob_token_ids: LogprobTokenIds | None = None
-    """Tokens whose log-probabilities are reported in place of the most probable ones'."""
     structured_outputs: StructuredOutputs | None = None
     """A rule for the text of the answer. Not possible together with `text.format`."""
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(check_template_variables)] | None = None
@@ -245,15 +208,6 @@ class ResponseRequest(Schema):
     """Maximum number of tokens of the reasoning. Then its end is forced."""
     include_reasoning: bool | None = None
     """False if the response leaves out the reasoning."""
-    min_tokens: Count | None = None
-    ignore_eos: bool | None = None
-    include_stop_str_in_output: bool | None = None
-    skip_special_tokens: bool | None = None
-    priority: Annotated[Integer, Field(ge=-(2**31), le=2**31 - 1)] | None = None
-    """Requests with a lower number run first."""
-    cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    keep_alive: KeepAlive | None = None
-    """Ollama's field: time that the model stays in memory after the request."""
 
     @property
     def is_stored(self) -> bool:
