@@ -30,6 +30,7 @@ def banner(
         *[("model", _model(model)) for model in models],
         *[(f"worker {index}", _worker(worker)) for index, worker in enumerate(load.workers)],
         ("OpenAI", f"{options.url}/v1"),
+        ("Anthropic", options.url),
         ("Ollama", _ollama(options, addresses)),
         ("gRPC", options.scheduler_address),
         ("logs", f"{options.log_directory}/*.log"),

@@ -32,8 +32,10 @@ SET_HELP = """Available Commands:
   /set verbose           Show timings
   /set quiet             Disable timings
   /set format json       Enable JSON mode
+  /set format <schema>   Set a JSON Schema, or a file with one
   /set noformat          Disable formatting
   /set think             Enable thinking
+  /set think <level>     Set how much to think: low, medium, high or max
   /set nothink           Disable thinking
 """
 
@@ -134,9 +136,9 @@ class Commands:
                 session.set_style(verbose=word == "verbose")
                 print(f"Set '{word}' mode.")
             case ["format", _, *_]:
-                format = text.split(None, 2)[2]
-                session.set_form(format=parse_format(format))
-                print(f"Set format to '{format}' mode.")
+                format = parse_format(text.split(None, 2)[2])
+                session.set_form(format=format)
+                print(f"Set format to '{format}' mode." if isinstance(format, str) else "Set format to a JSON Schema.")
             case ["format"]:
                 print("Invalid or missing format. For 'json' mode use '/set format json'")
             case ["noformat"]:

@@ -41,6 +41,7 @@ def test_a_base_model_is_asked_to_complete(
     lines = banner(options, [store.get("tiny")], load, [":8000"]).splitlines()
     (curl,) = (line for line in lines if "curl" in line)
     assert f"curl http://127.0.0.1:8000{endpoint} " in curl
+    assert "  Anthropic http://127.0.0.1:8000" in lines
     assert question in curl
 
 

@@ -156,6 +156,7 @@ def test_ctrl_c_at_the_prompt_drops_the_entry(servers: Servers, capsys: pytest.C
         ("/set parameter top_k x", "Error: top_k must be a whole number"),
         ("/set format", "Invalid or missing format. For 'json' mode use '/set format json'"),
         ("/set format {", "Error: the format is not JSON"),
+        ('/set format {"type": "object"}', "Set format to a JSON Schema."),
         ("/set think", "warning: model 'tiny' does not support thinking output"),
         ("/set think a lot", "Error: /set think: the level must be low, medium, high, max (got 'a')"),
         ("/load nothing", "pull model manifest: the model 'nothing' is unknown"),
