@@ -85,11 +85,25 @@ def _origins(value: str) -> Tokens:
     return (f"--allowed-origins={','.join(listed) if isinstance(listed, list) else listed}",)
 
 
+def _structured_outputs(value: str) -> Tokens:
+    """Accept vLLM's configuration if it only chooses a backend or a parser, which no answer depends on here."""
+    try:
+        named = json.loads(value)
+    except ValueError:
+        named = None
+    if not isinstance(named, dict):
+        raise CommandError(f"--structured-outputs-config must be a JSON object (got {value!r})")
+    if others := sorted(named.keys() - {"backend", "disable_fallback", "reasoning_parser"}):
+        raise CommandError(f"--structured-outputs-config: {others[0]} is not supported; set it in each request")
+    return _NONE
+
+
 _CHANGES_NOTHING = _Flag(is_switch=True, values={"": _NONE})
 _ANYTHING = _Flag(any_value=True)
 _GROUPS = "a model cannot be split over devices yet; --workers N starts N workers, each with the whole model"
 _ADAPTERS = "adapters are not supported yet; omit it"
 _PROXY = "put a reverse proxy in front"
+_FORMATS = "the model's files name the format; a new format is a file: docs/output-formats.md"
 
 FLAGS: Mapping[str, _Flag] = MappingProxyType(
     {
@@ -109,6 +123,17 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         "--max-num-batched-tokens": _renamed("--max-step-tokens"),
         "--max-num-seqs": _renamed("--max-step-sequences"),
         # Features that are configured in another way.
+        "--default-chat-template-kwargs": _Flag(
+            instead="set `chat_template_kwargs` in each request, or use --chat-template FILE"
+        ),
+        "--enable-force-include-usage": _switch_off("set `stream_options` in each request"),
+        "--logits-processors": _Flag(
+            instead="use the fields of a request, such as `structured_outputs` or `bad_words`"
+        ),
+        "--reasoning-parser-plugin": _Flag(instead=_FORMATS),
+        "--return-tokens-as-token-ids": _switch_off("set `return_tokens_as_token_ids` in each request"),
+        "--tool-parser-plugin": _Flag(instead=_FORMATS),
+        "--tool-server": _Flag(instead="clients run the tools; omit it"),
         "--config": _Flag(instead="use the options themselves, or their environment variables"),
         "--gpu-memory-utilization": _Flag(instead="set the size of the KV cache: --kv-memory SIZE, such as 4GiB"),
         "--kv-cache-memory-bytes": _renamed("--kv-memory"),
@@ -135,7 +160,14 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         # Behaviour that is always on, or settings that change no answer. Formats of calls are found in the model's files.
         "--enable-auto-tool-choice": _CHANGES_NOTHING,
         "--enable-reasoning": _CHANGES_NOTHING,
+        "--exclude-tools-when-tool-choice-none": _CHANGES_NOTHING,
+        "--guided-decoding-backend": _ANYTHING,
+        "--reasoning-config": _ANYTHING,
         "--reasoning-parser": _ANYTHING,
+        "--response-role": _neutral("assistant"),
+        "--structured-outputs-config": _Flag(becomes=_structured_outputs),
+        "--structured-outputs-config.backend": _ANYTHING,
+        "--structured-outputs-config.reasoning-parser": _ANYTHING,
         "--tool-call-parser": _ANYTHING,
         "--block-size": _neutral("16", instead="pages have 16 tokens; omit it"),
         "--code-revision": _ANYTHING,

@@ -86,6 +86,16 @@ def test_what_means_the_same(serve: Serve, arguments: list[str], expected: Mappi
         (["--enable-prefix-caching"], "--enable-prefix-caching has no effect; ignored."),
         (["--trust_remote_code"], "--trust_remote_code has no effect; ignored."),
         (["--swap-space", "4"], "--swap-space 4 has no effect; ignored."),
+        (["--tool-call-parser", "hermes"], "--tool-call-parser hermes has no effect; ignored."),
+        (["--exclude-tools-when-tool-choice-none"], "--exclude-tools-when-tool-choice-none has no effect; ignored."),
+        (
+            ["--structured-outputs-config", '{"backend":"xgrammar"}'],
+            '--structured-outputs-config {"backend":"xgrammar"} has no effect; ignored.',
+        ),
+        (
+            ["--structured_outputs_config.reasoning_parser=qwen3"],
+            "--structured_outputs_config.reasoning_parser=qwen3 has no effect; ignored.",
+        ),
     ],
     ids=str,
 )
@@ -106,6 +116,10 @@ def test_what_changes_nothing_is_said(serve: Serve, arguments: list[str], line: 
         (["--no-enable-prefix-caching"], "cache_salt"),
         (["--enable-lora"], "adapters are not supported"),
         (["--kv-cache-dtype", "fp8"], "--kv-dtype"),
+        (["--tool-parser-plugin", "mine.py"], "docs/output-formats.md"),
+        (["--default-chat-template-kwargs", '{"enable_thinking":false}'], "chat_template_kwargs"),
+        (["--structured-outputs-config", '{"disable_any_whitespace":true}'], "disable_any_whitespace is not supported"),
+        (["--structured-outputs-config", "xgrammar"], "must be a JSON object (got 'xgrammar')"),
         (["tiny", "--revision", "v1"], "ORG/REPO (got 'tiny')"),
         (["Org/Repo@v2", "--revision", "v1"], "ORG/REPO (got 'Org/Repo@v2')"),
         (["./model", "--revision", "v1"], "ORG/REPO (got './model')"),
