@@ -74,7 +74,7 @@ async def test_the_same_ask_is_composed_once(grammars: GrammarCompiler, monkeypa
         {"choice": ToolChoice(parallel=False)},
         {"reasoning": ReasoningStart.OPEN, "thinking_budget": 5},
     ],
-    ids=str,
+    ids=["format", "model", "reasoning", "text", "schema", "tools", "choice", "parallel", "budget"],
 )
 async def test_another_ask_has_its_own_constraint(grammars: GrammarCompiler, changed: dict[str, Any]) -> None:
     before = await constraint_of(grammars)
