@@ -33,7 +33,7 @@ class BracedReader:
         reader, call = self._reader, self._call
         yield from reader.skip_space()
         yield from reader.expect("{")
-        call.begin()
+        call.begin_object()
         num_arguments = 0
         while True:
             yield from reader.skip_space()
@@ -42,13 +42,13 @@ class BracedReader:
             key = (yield from self._read_key()).strip()
             yield from reader.expect(":")
             yield from reader.skip_space()
-            call.add_arguments(f"{', ' if num_arguments else '{'}{json.dumps(key, ensure_ascii=False)}: ")
+            call.add_arguments(f"{', ' if num_arguments else ''}{json.dumps(key, ensure_ascii=False)}: ")
             reader.report()
             num_arguments += 1
             yield from self._read_value(key)
             yield from reader.skip_space()
             yield from reader.match(",")
-        call.add_arguments("}" if num_arguments else "{}")
+        call.add_arguments("}")
         reader.report()
 
     def _read_key(self) -> Steps[str]:

@@ -29,6 +29,12 @@ class OpenCall:
             self._reader.report()
             self._writer.begin_call(self.name, self.own_id)
 
+    def begin_object(self) -> None:
+        """Report the call, and begin its arguments."""
+        if not self.has_begun:
+            self.begin()
+            self.add_arguments("{")
+
     def add_arguments(self, text: str) -> None:
         self._writer.add_arguments(text)
 

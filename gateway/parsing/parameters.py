@@ -8,7 +8,7 @@ from gateway.parsing.json_text import escaped
 from gateway.parsing.markers import MarkerSet
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.text_reader import NotACallError, OutputEndedError, Steps, TextReader
-from gateway.parsing.value_types import to_json
+from gateway.parsing.value_types import beginning_of_json, to_json
 from gateway.prompts.parameter_types import parameter_types
 from pagoda.models.output_formats.description import Piece, Slot
 
@@ -42,12 +42,12 @@ class ParametersReader:
         self._endings = endings
         while True:
             ending = yield from self._read_to(markers)
-            self._call.begin()
+            self._call.begin_object()
             if ending != self._opening:
                 break
             yield from self._read_parameter()
             self._reader.report()
-        self._call.add_arguments("}" if self._keys else "{}")
+        self._call.add_arguments("}")
         return ending
 
     def _read_to(self, markers: MarkerSet) -> Steps[str]:
@@ -91,7 +91,7 @@ class ParametersReader:
             before = piece
 
     def _begin_value(self, key: str) -> None:
-        self._call.add_arguments(f"{', ' if self._keys else '{'}{json.dumps(key, ensure_ascii=False)}: ")
+        self._call.add_arguments(f"{', ' if self._keys else ''}{json.dumps(key, ensure_ascii=False)}: ")
         self._keys.add(key)
         self._reader.report()
 
@@ -117,7 +117,7 @@ class ParametersReader:
                 if streamed:
                     self._call.add_arguments(escaped(self._reader.take_reported(len(self._reader.text))))
                 else:
-                    self._call.add_arguments("".join(texts) + self._reader.text)
+                    self._call.add_arguments(beginning_of_json("".join(texts) + self._reader.text))
                     self._reader.take(len(self._reader.text))
                     self._reader.report()
                 raise OutputEndedError

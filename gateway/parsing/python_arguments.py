@@ -31,13 +31,13 @@ class PythonArgumentsReader:
             key = (yield from reader.read_pattern(_KEY, MAX_KEY)).strip()
             yield from reader.skip_space()
             yield from reader.expect("=")
-            call.begin()
+            call.begin_object()
             value = yield from read_extent(reader, Extent(quotes=("'", '"'), ends=",)", has_escapes=True))
             # What is no literal is kept as a text, so that the other arguments and calls are not lost.
             converted = python_to_json(value) or json.dumps(value.strip(), ensure_ascii=False)
-            call.add_arguments(f"{', ' if num_arguments else '{'}{json.dumps(key, ensure_ascii=False)}: {converted}")
+            call.add_arguments(f"{', ' if num_arguments else ''}{json.dumps(key, ensure_ascii=False)}: {converted}")
             reader.report()
             num_arguments += 1
             yield from reader.match(",")
-        call.begin()
-        call.add_arguments("}" if num_arguments else "{}")
+        call.begin_object()
+        call.add_arguments("}")

@@ -4,9 +4,13 @@ import json
 import re
 from typing import Any, NoReturn
 
+from gateway.parsing.json_text import JsonScanner, escaped
 from gateway.parsing.python_values import python_to_json
 
 _INTEGER = re.compile(r"-?[0-9]{1,4000}(?:\.0+)?")
+
+_SCALAR = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|true|false|null|")
+"""A value without quotes and brackets that is complete, or empty."""
 
 
 def to_json(text: str, types: frozenset[str]) -> str:
@@ -28,6 +32,19 @@ def to_json(text: str, types: frozenset[str]) -> str:
     if not types and value in ("null", "None", "True", "False"):
         return {"None": "null"}.get(value, value.lower())
     return json.dumps(text, ensure_ascii=False)
+
+
+def beginning_of_json(text: str) -> str:
+    """Return the beginning of a value that was cut off: the text itself if it begins like JSON, else a string."""
+    value = text.strip()
+    if value[:1] in ("{", "["):
+        scanner = JsonScanner()
+        repaired, length = scanner.scan(value)
+        if length == len(value):
+            return repaired + scanner.take_rest()
+    elif _SCALAR.fullmatch(value):
+        return value
+    return f'"{escaped(text)}'
 
 
 def _decoded(text: str) -> Any:

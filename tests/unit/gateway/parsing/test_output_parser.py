@@ -131,6 +131,31 @@ def test_a_string_with_line_breaks_becomes_valid_json() -> None:
     assert json.loads(arguments.text) == {"city": "a\nb\\d"}
 
 
+@pytest.mark.parametrize(
+    ("written", "arguments", "content"),
+    [
+        ('{"a": 1, "b": [2, 3,],}', '{"a": 1, "b": [2, 3]}', ""),
+        ('{"a": 1., "b": -2}', '{"a": 1.0, "b": -2}', ""),
+        ('{"a": "\\ud83d\\ude00 \\ud83d \\ude00\\ud83d"}', '{"a": "\\ud83d\\ude00 \\ufffd \\ufffd\\ufffd"}', ""),
+        ('{"a": 1, oops}', '{"a": 1', ", oops}"),
+        ('{"a", "b": 1}', '{"a"', ', "b": 1}'),
+        ('{"a": trouble}', '{"a": ', "trouble}"),
+        ('{"a": 1 2}', '{"a": 1 ', "2}"),
+        ('{"a": 007}', '{"a": 0', "07}"),
+        ('{"a": +1}', '{"a": ', "+1}"),
+        ('{"a": [1}', '{"a": [1', "}"),
+        ('{"a": {1: 2}}', '{"a": {', "1: 2}}"),
+    ],
+)
+def test_what_is_no_json_is_text_after_the_call(written: str, arguments: str, content: str) -> None:
+    tokenizer = PieceTokenizer()
+    output = f'<tool_call>{{"name": "now", "arguments": {written}'
+    for size in (1, 3, 100):
+        parts = parse(HERMES, tokenizer, tokenizer.cut(output, [size]), tools=TOOLS)
+        assert parts[1] == CallArguments(0, arguments)
+        assert parts[2:] == ([ContentPart(content)] if content else [])
+
+
 def test_reasoning_tokens_are_counted_with_their_markers() -> None:
     tokenizer = PieceTokenizer()
     parser = OutputParser(HERMES, tokenizer, reasoning=ReasoningStart.MAY_OPEN)

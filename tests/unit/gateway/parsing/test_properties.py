@@ -10,6 +10,7 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
 from gateway.parsing.output_parser import OutputParser
 from gateway.parsing.parts import AnswerPart, CallArguments, CallBegan
@@ -82,6 +83,10 @@ JSON_BITS = [
     "{",
     "'",
     "null",
+    "NaN",
+    "-1.",
+    "007",
+    "\\ud83d",
 ]
 OTHER_BITS = ["\n", " ", "<", "f", "f(", "a=", ")", "é", "\N{GRINNING FACE}", "text", "4", "true", "=", "(", ";"]
 
@@ -151,6 +156,18 @@ def test_any_bytes_are_parsed(data: st.DataObject, pieces: list[bytes]) -> None:
     assert [part.index for part in begun] == list(range(len(begun)))
     assert len({part.id for part in begun}) == len(begun)
     assert all(isinstance(part, CallBegan) or part.text for part in parts)
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_arguments_are_always_the_beginning_of_json(data: st.DataObject) -> None:
+    output_format, output = data.draw(outputs())
+    tokenizer = PieceTokenizer(control_tokens(data, output_format))
+    output = output[: data.draw(st.integers(0, len(output)))]
+    for part in parse(output_format, tokenizer, tokenizer.cut(output, [4]), tools=TOOLS, reasoning=data.draw(STARTS)):
+        if isinstance(part, CallArguments):
+            # Clients read the arguments of a stream while they arrive.
+            assert isinstance(from_json(part.text, allow_partial=True), dict), part.text
 
 
 @pytest.mark.parametrize("name", [name for name, each in FORMATS.items() if each.calls])
