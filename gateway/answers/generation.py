@@ -155,6 +155,7 @@ async def _text_events(
                     raise unavailable("The server ended the request. It is safe to try again.")
                 if (rest := sample.flush_text()) is not None:
                     yield rest
+                record.record_output(num_calls=sample.num_calls, num_reasoning_tokens=sample.num_reasoning_tokens)
                 yield _sample_ended(event, sample, opened.generated[event.sample_index])
 
 

@@ -10,6 +10,7 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.http.http_context import HTTPContext
 from gateway.telemetry.metrics import GatewayMetrics
 from pagoda.models.sampling_defaults import Parameter, Source
+from pagoda.wire.constraint import Constraint
 from pagoda.wire.events import Moved, Started, Tokens
 from pagoda.wire.finished import Finished
 from pagoda.wire.inference_request import InferenceRequest
@@ -36,7 +37,11 @@ class RequestRecord:
         self._worker_id: str | None = None
         self._num_cached_tokens = 0
         self._num_output_tokens = [0] * request.num_samples
+        self._num_calls = 0
+        self._num_reasoning_tokens = 0
         self._outcome = "abort"
+        self._constraint = _kind(request.sampling.constraint)
+        self._metrics.count_constraint(self._constraint)
         self._trace.trace_request(request)
 
     def record_start(self, event: Started) -> None:
@@ -82,6 +87,12 @@ class RequestRecord:
         if num_output_tokens > 1:
             metrics.tpot.observe(timings.decode_s / (num_output_tokens - 1))
 
+    def record_output(self, *, num_calls: int, num_reasoning_tokens: int) -> None:
+        """Record what the text of a finished sample consists of."""
+        self._num_calls += num_calls
+        self._num_reasoning_tokens += num_reasoning_tokens
+        self._metrics.tool_calls.inc(num_calls)
+
     def record_failure(self, error: GatewayError) -> None:
         self._trace.trace_failure(error)
         self._outcome = "abort" if error.kind is ErrorKind.CLIENT_CLOSED else "error"
@@ -92,6 +103,7 @@ class RequestRecord:
             if not ended:
                 self._outcome = "error" if self._outcome == "error" else "abort"
                 self._metrics.count_end(self._outcome)
+        constraint = self._request.sampling.constraint
         logger.info(
             "request finished",
             extra={
@@ -104,6 +116,10 @@ class RequestRecord:
                 "num_prompt_tokens": len(self._request.prompt_token_ids),
                 "num_cached_tokens": self._num_cached_tokens,
                 "num_output_tokens": sum(self._num_output_tokens),
+                "num_reasoning_tokens": self._num_reasoning_tokens,
+                "num_calls": self._num_calls,
+                "constraint": self._constraint,
+                "grammar": "" if constraint is None else constraint.grammar_name,
                 "num_preemptions": self._num_preemptions,
                 "ttft_s": None if self._first_token_at is None else round(self._first_token_at - self._arrived_at, 4),
                 "duration_s": round(time.monotonic() - self._arrived_at, 4),
@@ -121,6 +137,15 @@ class RequestRecord:
         if "stop" in values:
             values["stop"] = len(values["stop"])
         return values | {"num_predict": sampling.max_tokens, "seed": sampling.seed}
+
+
+def _kind(constraint: Constraint | None) -> str:
+    """Return what the constraint holds: the whole answer, the calls in it, or the reasoning alone."""
+    if constraint is None:
+        return "none"
+    if not constraint.grammar:
+        return "reasoning"
+    return "calls" if constraint.triggers else "answer"
 
 
 def _by_source(chosen: Mapping[str, Parameter]) -> dict[str, list[str]]:

@@ -28,9 +28,11 @@ class ModelMetrics:
             return family.labels(model_name, ENGINE)
 
         self._request_success, self._model_name = families.request_success, model_name
+        self._requests_by_constraint = families.requests_by_constraint
         self.prompt_tokens: Counter = child(families.prompt_tokens)
         self.generation_tokens: Counter = child(families.generation_tokens)
         self.moved: Counter = child(families.moved)
+        self.tool_calls: Counter = child(families.tool_calls)
         self.ttft: Histogram = child(families.ttft)
         self.itl: Histogram = child(families.itl)
         self.tpot: Histogram = child(families.tpot)
@@ -40,6 +42,10 @@ class ModelMetrics:
         self.decode_time: Histogram = child(families.decode_time)
         self.request_prompt_tokens: Histogram = child(families.request_prompt_tokens)
         self.request_generation_tokens: Histogram = child(families.request_generation_tokens)
+
+    def count_constraint(self, constraint: str) -> None:
+        """Count a request by what its constraint holds."""
+        self._requests_by_constraint.labels(self._model_name, ENGINE, constraint).inc()
 
     def count_end(self, finished_reason: str) -> None:
         """Count an ended sample."""
@@ -92,6 +98,12 @@ class _RequestFamilies:
         self.moved = counter(
             "pagoda_moved_samples", "Number of samples that resumed after their worker or scheduler was lost or left."
         )
+        self.requests_by_constraint = counter(
+            "pagoda_requests_by_constraint",
+            "Number of requests by what a grammar or a budget holds: answer, calls, reasoning or none.",
+            (*LABELS, "constraint"),
+        )
+        self.tool_calls = counter("pagoda_tool_calls", "Number of tool calls in finished answers.")
         self.ttft = histogram(
             "vllm:time_to_first_token_seconds", "Time from arrival to the first token, in seconds.", TTFT_BUCKETS
         )

@@ -76,6 +76,11 @@ class Constraint:
     triggers_in_reasoning: bool = False
 
     @property
+    def grammar_name(self) -> str:
+        """A short name of the grammar, which the logs of gateways and workers have in common. Empty without a grammar."""
+        return self.digest.hex()[:16]
+
+    @property
     def token_ids(self) -> list[int]:
         """All token ids that the constraint names."""
         markers = [*self.triggers, *((self.reasoning.open, self.reasoning.close) if self.reasoning else ())]

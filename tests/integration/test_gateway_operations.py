@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -170,7 +171,43 @@ async def test_one_log_line_for_each_request(gateway: RunningGateway, caplog: py
     assert (fields["num_cached_tokens"], fields["num_output_tokens"], fields["finish_reason"]) == (4, 6, "stop")
     assert fields["num_preemptions"] == NUM_PREEMPTIONS
     assert fields["ttft_s"] >= 0
+    assert (fields["constraint"], fields["grammar"], fields["num_calls"]) == ("none", "", 0)
     assert "Hello" not in str(fields)
+
+
+CALL = '<tool_call>{"name": "secret", "arguments": {}}</tool_call>'
+TOOL = {"type": "function", "function": {"name": "secret", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "constraint", "num_calls"),
+    [
+        ({"response_format": {"type": "json_object"}}, '{"secret": 1}', "answer", 0),
+        ({"tools": [TOOL]}, CALL, "calls", 1),
+        ({"tools": [TOOL], "tool_choice": "required", "n": 2}, CALL, "answer", 2),
+        ({"tools": [TOOL], "tool_choice": "none"}, CALL, "none", 0),
+    ],
+    ids=["format", "auto", "required", "none"],
+)
+async def test_constraints_and_calls_are_logged_and_counted_without_their_texts(
+    gateway: RunningGateway,
+    caplog: pytest.LogCaptureFixture,
+    asked: dict[str, Any],
+    text: str,
+    constraint: str,
+    num_calls: int,
+) -> None:
+    caplog.set_level("INFO", logger="gateway.answers.request_record")
+    gateway.scheduler.answer = lambda *_: Answer(text=text)
+    answered = await gateway.http.post("/v1/chat/completions", json=CHAT | asked)
+    assert answered.status_code == 200, answered.text
+    (record,) = [record for record in caplog.records if record.name == "gateway.answers.request_record"]
+    assert (vars(record)["constraint"], vars(record)["num_calls"]) == (constraint, num_calls)
+    assert bool(vars(record)["grammar"]) == (constraint != "none")
+    assert "secret" not in str(vars(record))
+    found = await samples(gateway)
+    assert found["pagoda_requests_by_constraint_total", (constraint,)] == 1
+    assert found["pagoda_tool_calls_total", ()] == num_calls
 
 
 async def test_key(short_path: Path) -> None:

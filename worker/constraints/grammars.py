@@ -57,7 +57,7 @@ def _has_failed(future: "Future[Any]") -> bool:
 
 def _compile(constraint: Constraint, vocabulary: "Future[Vocabulary]") -> Matcher:
     """Compile the constraint's grammar; without one, return a broken matcher, which nothing uses."""
-    name = constraint.digest.hex()[:16]
+    name = constraint.grammar_name
     if not constraint.grammar:
         return Matcher(None, name)
     from llguidance import LLMatcher

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_REASON = 200
+"""Maximum number of characters of a reason in the log."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -77,9 +80,12 @@ class Matcher:
             self.fail(self.raw.get_error())
 
     def fail(self, reason: str) -> None:
-        """Break the matcher and log why."""
+        """Break the matcher and log why. Only the beginning of the reason is logged, because the rest quotes the grammar."""
         self.raw = None
-        logger.error("grammar failed; the sequence may only end", extra={"grammar": self._name, "reason": reason})
+        logger.error(
+            "grammar failed; the sequence may only end",
+            extra={"grammar": self._name, "reason": reason.partition("\n")[0][:MAX_REASON]},
+        )
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         try:

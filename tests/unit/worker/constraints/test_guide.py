@@ -296,7 +296,8 @@ def test_a_grammar_that_cannot_be_compiled_ends_the_sequence(grammar: str, caplo
     with caplog.at_level(logging.ERROR):
         for _ in range(2):
             assert allowed(guide_of(constrained(grammar))) == set(END_IDS)
-    assert len(caplog.records) == 1
+    (record,) = caplog.records
+    assert "\n" not in vars(record)["reason"] and len(vars(record)["reason"]) <= 200
     triggered = constrained(grammar, triggers=TRIGGERED.triggers)
     assert allowed(guide_of(triggered, cut(b"<call>"))) == ALL
 
