@@ -23,7 +23,7 @@ def in_plain_messages(
     for message in messages:
         is_result = message["role"] == "tool"
         if is_result:
-            text = _RESULT.format(_text(message.get("content")))
+            text = _RESULT.format(message["content"])
             # Results that follow each other are one message, because some templates demand that roles alternate.
             before = f"{plain.pop()['content']}\n" if was_result else ""
             plain.append({"role": "user", "content": before + text})
@@ -57,7 +57,7 @@ def _with_calls_as_text(message: Mapping[str, Any], syntax: CallSyntax) -> Mappi
         return message
     functions = [call["function"] for call in message["tool_calls"]]
     calls = write_calls([(each["name"], each["arguments"]) for each in functions], syntax)
-    content = _text(message.get("content"))
+    content = message["content"]
     others = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**others, "content": f"{content}\n{calls}" if content else calls}
 
@@ -68,7 +68,7 @@ def _with_description(
     if not messages or (messages[0]["role"] != "system" and may_add_system):
         return [{"role": "system", "content": description}, *messages]
     first, *others = messages
-    texts = (_text(first.get("content")), description)
+    texts = (first["content"], description)
     return [{**first, "content": "\n\n".join(texts if first["role"] == "system" else reversed(texts))}, *others]
 
 
@@ -81,13 +81,6 @@ def _description(tools: Sequence[Tool], syntax: CallSyntax) -> str:
         f"A call has this form, and ends your message:\n{example}\n"
         f"You then receive its result in this form:\n{_RESULT.format('result')}"
     )
-
-
-def _text(content: Any) -> str:
-    """Return a message's content as text. Templates join parts in the same way."""
-    if isinstance(content, str | None):
-        return content or ""
-    return "\n".join(part["text"] for part in content)
 
 
 def _json(value: Any) -> str:

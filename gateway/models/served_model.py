@@ -186,12 +186,6 @@ class ServedModel:
         )
         return [*system, *self.settings.messages, *messages]
 
-    async def encode_chat(
-        self, conversation: Conversation, template: ChatTemplate | None = None, *, keep: Keep = Keep.ALL
-    ) -> list[int]:
-        """Return the token ids of the conversation, rendered with `template` or else the model's own."""
-        return list((await self.render_chat(conversation, template, keep=keep)).token_ids)
-
     async def render_chat(
         self, conversation: Conversation, template: ChatTemplate | None = None, *, keep: Keep = Keep.ALL
     ) -> EncodedConversation:

@@ -159,7 +159,7 @@ class ChatTemplate:
         If the last message is to be continued, the prompt ends with its content: what the template writes after it is left out.
         """
         self.check_variable_names(conversation.variables)
-        marked = self._mark_special(conversation, self._fitted(_plain(conversation.messages)))
+        marked = self._mark_special(conversation, self._fitted(conversation.messages))
         try:
             return self._render_marked(marked, conversation.ending)
         except ChatTemplateError:
@@ -176,13 +176,13 @@ class ChatTemplate:
         """
         return self._tokenizer.begun(self._tokenizer.encode_marked(prompt.text, prompt.mark, bound=bound))
 
-    def _fitted(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _fitted(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the messages with earlier calls and reasoning as the template reads them."""
         key = reasoning_key(self.source)
-        messages = [with_reasoning(message, key) for message in messages]
-        if any(message.get("tool_calls") for message in messages) and self._joins_arguments():
-            return [with_arguments_as_text(message) for message in messages]
-        return messages
+        fitted = [with_reasoning(message, key) for message in messages]
+        if any(message.get("tool_calls") for message in fitted) and self._joins_arguments():
+            return [with_arguments_as_text(message) for message in fitted]
+        return fitted
 
     def _joins_arguments(self) -> bool:
         if self._arguments_are_text is None:
@@ -279,25 +279,3 @@ def _variables_from_checkpoint(model: Model) -> Mapping[str, str]:
     config = read_json(config_path) if config_path.exists() else {}
     names = {name: token_text(config, name) for name in GGUF_TOKEN_KEYS}
     return {name: text for name, text in names.items() if text is not None}
-
-
-def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{**message, "content": _content_text(message.get("content"))} for message in messages]
-
-
-def _content_text(content: Any) -> str:
-    """Return the content as one text. Parts are joined by line breaks; missing content is an empty text."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, Sequence):
-        raise ChatTemplateError(f"a message's content must be a text or a list of parts (got {type(content).__name__})")
-    return "\n".join(_part_text(part) for part in content)
-
-
-def _part_text(part: Any) -> str:
-    match part:
-        case {"type": "text", "text": str(text)}:
-            return text
-        case {"type": kind} if kind != "text":
-            raise ChatTemplateError(f"content parts of type {kind!r} are not supported (known: text)")
-    raise ChatTemplateError('a content part must have the form {"type": "text", "text": ...}')

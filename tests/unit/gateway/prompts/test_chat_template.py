@@ -100,28 +100,6 @@ def test_the_beginning_of_sequence_comes_once(tiny_tokenizer: Tokenizer, source:
     ]
 
 
-def test_text_parts_are_joined_by_lines(tiny_tokenizer: Tokenizer) -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert (
-        rendered_chat(template("{{ messages[0].content }}", tiny_tokenizer), [{"role": "user", "content": parts}])
-        == "a\nb"
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([{"type": "image_url", "image_url": {}}], "'image_url' are not supported"),
-        ([{"type": "text"}], "must have the form"),
-        (["a"], "must have the form"),
-        (7, "must be a text or a list"),
-    ],
-)
-def test_other_content_is_refused(tiny_tokenizer: Tokenizer, content: Any, message: str) -> None:
-    with pytest.raises(ChatTemplateError, match=message):
-        encoded_chat(template("a", tiny_tokenizer), [{"role": "user", "content": content}])
-
-
 def test_a_base_model_is_told_to_complete(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     model = load_model(write_tiny_gguf(tmp_path / "base.gguf", chat_template=None), tmp_path)
     with pytest.raises(ChatTemplateError, match=r"has no chat template .* use completions"):
