@@ -23,9 +23,9 @@ MAX_KEPT_BYTES = 64 << 20
 class Wish(Enum):
     """The reason why a run ends early."""
 
-    FAIL = "the server shuts down"
-    CANCEL = "the client has cancelled it"
-    DELETE = "the client has deleted it"
+    FAIL = "The server shut down before the response was complete."
+    CANCEL = "The client has cancelled the response."
+    DELETE = "The client has deleted the response."
 
 
 class BackgroundRun:
@@ -55,8 +55,7 @@ class BackgroundRun:
         if wish is Wish.CANCEL:
             reply.cancel()
         else:
-            error = unavailable("The server shut down before the response was complete.")
-            self.events.append(named_event(reply.fail(error)))
+            self.events.append(named_event(reply.fail(unavailable(wish.value))))
         self._wake()
         if wish is not Wish.DELETE:
             await store_end(self.begun)

@@ -84,7 +84,12 @@ async def test_a_response_in_the_background_can_be_cancelled(held: RunningGatewa
 async def test_a_deleted_response_in_the_background_ends(held: RunningGateway) -> None:
     created = await create(held, background=True)
     await held.scheduler.held.get()
-    assert (await held.http.delete(f"{PATH}/{created['id']}")).status_code == 200
+    path = f"{PATH}/{created['id']}"
+    async with held.http.stream("GET", path, params={"stream": "true"}) as followed:
+        assert (await held.http.delete(path)).status_code == 200
+        lines = [line async for line in followed.aiter_lines() if line.startswith("data: ")]
+    last = json.loads(lines[-1].removeprefix("data: "))
+    assert last["type"] == "response.failed" and "deleted" in last["response"]["error"]["message"]
     await held.scheduler.cancelled.get()
     await fetch(held, created["id"], 404)
 
