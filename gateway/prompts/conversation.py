@@ -22,8 +22,8 @@ class Conversation:
     """A conversation to render as a prompt.
 
     Messages have the form of Hugging Face's templates: `role` and `content`, a text. An assistant's message may have
-    `reasoning_content`, and `tool_calls`: [{"id": …, "type": "function", "function": {"name": …, "arguments": {…}}}], with arguments
-    as an object. The answer of a tool has the role `tool`, `tool_call_id` and `name`.
+    `reasoning_content`, and `tool_calls`: [{"id": …, "type": "function", "function": {"name": …, "arguments": {…}}}], with
+    arguments as an object. The answer of a tool has the role `tool`, `tool_call_id` and `name`.
     """
 
     messages: Sequence[Mapping[str, Any]]
