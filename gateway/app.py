@@ -128,7 +128,7 @@ def create_app(
 
 @cache
 def document() -> JSONObject:
-    """Return the OpenAPI document of both APIs. It is made when it is first needed, to keep the start fast."""
+    """Return the OpenAPI document of all APIs. It is made when it is first needed, to keep the start fast."""
     return api_document([route for router in ROUTERS for route in router.routes], VERSION)
 
 

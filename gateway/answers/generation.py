@@ -1,4 +1,4 @@
-"""The one path from a prompt in tokens to a stream of text, for both dialects, streaming or not.
+"""The one path from a prompt in tokens to a stream of text, for all APIs, streaming or not.
 
 It sends a request to a scheduler, reports where a stop string ended a sample, and keeps the record of each request.
 """

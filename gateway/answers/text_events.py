@@ -1,4 +1,4 @@
-"""The events of a request as text, which both dialects turn into their own objects."""
+"""The events of a request as text, which each API turns into its own objects."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The document of both APIs (OpenAPI 3.1). FastAPI writes it; this module adds what FastAPI cannot see in the routes.
+"""The document of all APIs (OpenAPI 3.1). FastAPI writes it; this module adds what FastAPI cannot see in the routes.
 
 These are the request bodies, which our dependency reads (bodies.py), the models of streams and errors (reply_models.py), and
 the API keys, which a middleware checks.

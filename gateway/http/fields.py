@@ -1,4 +1,4 @@
-"""The types of request fields that both APIs have: their ranges, and one error message for each union."""
+"""The types of request fields that several APIs have: their ranges, and one error message for each union."""
 
 from typing import Annotated, Any
 

@@ -84,7 +84,7 @@ class RequestContext:
 
 
 class CountInProgress:
-    """A middleware that counts the requests to both APIs until their last byte, and refuses them during the shutdown."""
+    """A middleware that counts the requests to all APIs until their last byte, and refuses them during the shutdown."""
 
     def __init__(self, app: ASGIApp, *, drain: Drain) -> None:
         self._app = app

@@ -225,7 +225,7 @@ Version = Annotated[
 ]
 
 
-@app.callback(help="Serve language models to OpenAI and Ollama clients, on a laptop or a cluster.")
+@app.callback(help="Serve language models to OpenAI, Anthropic and Ollama clients, on a laptop or a cluster.")
 def pagoda(version: Version = False) -> None:
     configure_warnings()
 

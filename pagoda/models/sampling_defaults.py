@@ -1,4 +1,4 @@
-"""Default values of parameters that a request leaves out, for both dialects and all routes.
+"""Default values of parameters that a request leaves out, for all APIs and routes.
 
 For each parameter the first source that names it wins: the request, the Modelfile, the server's settings, the catalogue, the
 model's files, and last the API's own defaults. Parameters have the names of Ollama's `options`. docs/sampling-defaults.md describes
