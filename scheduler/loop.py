@@ -171,7 +171,8 @@ class SchedulerLoop:
             worker.stop_sequence(sequence)
         worker.seal_full_blocks(sequence)
         if sampled.stopped:
-            self.lifecycle.finish_sequence(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
+            reason = FinishReason.LENGTH if sampled.grammar_failed else FinishReason.STOP
+            self.lifecycle.finish_sequence(sequence, reason, stop_token_id=sampled.stop_token_id)
         elif len(sequence.token_ids) >= sequence.max_length:
             self.lifecycle.finish_sequence(sequence, FinishReason.LENGTH)
 

@@ -51,8 +51,9 @@ class StructuredOutputs(Schema):
 def structured_rule(asked: StructuredOutputs, field: str) -> TextRule:
     """Return the rule. Raises InvalidRequestError if it is not valid."""
     before = f"{field}."
+    pattern = STYLE.whitespace if asked.whitespace_pattern is None else asked.whitespace_pattern
     style = JSONStyle(
-        whitespace=None if asked.disable_any_whitespace else asked.whitespace_pattern or STYLE.whitespace,
+        whitespace=None if asked.disable_any_whitespace else pattern or None,
         closes_objects=asked.disable_additional_properties is not False,
     )
     if (schema := asked.json_) is not None:

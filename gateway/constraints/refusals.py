@@ -34,7 +34,10 @@ def readable_reason(reason: str) -> str:
         return "'oneOf' is supported only if its branches certainly exclude each other; use 'anyOf'"
     if reason.startswith("Unsatisfiable schema: "):
         return f"no value can satisfy it: {reason.removeprefix('Unsatisfiable schema: ')}"
-    if "look-ahead and look-behind" in reason:
+    if "NoExtensionBias" in reason:
+        return "no text can satisfy it"
+    if "look-ahead and look-behind" in reason or "lookarounds not supported" in reason:
+        # A word boundary, or an anchor inside the expression, is one too.
         return "look-around in a regular expression is not supported"
     if "too many expressions" in reason or "ParserTooComplex" in reason or "LexerTooComplex" in reason:
         return f"too complex: {reason}"

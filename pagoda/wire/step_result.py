@@ -20,6 +20,7 @@ class SampledTokens(NamedTuple):
     logprobs: tuple[TokenLogprobs, ...] = ()
     stopped: bool = False
     stop_token_id: int | None = None
+    grammar_failed: bool = False
 
     @property
     def fits_in_columns(self) -> bool:
@@ -34,6 +35,7 @@ class SampledTokens(NamedTuple):
             logprobs=[logprobs.to_proto() for logprobs in self.logprobs],
             stopped=self.stopped,
             stop_token_id=self.stop_token_id,
+            grammar_failed=self.grammar_failed,
         )
 
     @classmethod
@@ -45,6 +47,7 @@ class SampledTokens(NamedTuple):
             logprobs=tuple(map(TokenLogprobs.from_proto, message.logprobs)),
             stopped=message.stopped,
             stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
+            grammar_failed=message.grammar_failed,
         )
 
 

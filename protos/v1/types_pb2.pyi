@@ -29,7 +29,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """An end-of-generation token, a stop token id, or a stop string that the gateway found."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """max_tokens or the context window was reached, or the sequence alone outgrew the page pool."""
+    """max_tokens or the context window was reached, the sequence alone outgrew the page pool, or its grammar reached a limit."""
     FINISH_REASON_ABORT: _FinishReason.ValueType  # 3
     """The client cancelled the request or disconnected."""
 
@@ -40,7 +40,7 @@ FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """An end-of-generation token, a stop token id, or a stop string that the gateway found."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""max_tokens or the context window was reached, or the sequence alone outgrew the page pool."""
+"""max_tokens or the context window was reached, the sequence alone outgrew the page pool, or its grammar reached a limit."""
 FINISH_REASON_ABORT: FinishReason.ValueType  # 3
 """The client cancelled the request or disconnected."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015

@@ -737,6 +737,7 @@ class SampledTokens(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FAILED_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     attempt: _builtins.int
     stopped: _builtins.bool
@@ -745,6 +746,8 @@ class SampledTokens(_message.Message):
     """
     stop_token_id: _builtins.int
     """The stop_token_id that ended the sequence. Absent if an end-of-generation token of the model did."""
+    grammar_failed: _builtins.bool
+    """True if the sequence ended because its grammar failed, so that the answer is only the beginning of one that obeys it."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """At least one, and at most ScheduledSequence.max_new_tokens."""
@@ -762,10 +765,11 @@ class SampledTokens(_message.Message):
         logprobs: _abc.Iterable[_types_pb2.Logprobs] | None = ...,
         stopped: _builtins.bool = ...,
         stop_token_id: _builtins.int | None = ...,
+        grammar_failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "stop_token_id", b"stop_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "attempt", b"attempt", "logprobs", b"logprobs", "sequence_id", b"sequence_id", "stop_token_id", b"stop_token_id", "stopped", b"stopped", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "attempt", b"attempt", "grammar_failed", b"grammar_failed", "logprobs", b"logprobs", "sequence_id", b"sequence_id", "stop_token_id", b"stop_token_id", "stopped", b"stopped", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_token_id: _TypeAlias = _typing.Literal["stop_token_id"]  # noqa: Y015
     _WhichOneofArgType__stop_token_id: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id"]  # noqa: Y015

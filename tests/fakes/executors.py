@@ -135,7 +135,7 @@ class SeveralTokensExecutor:
             for place, new_ids, new_logprobs in zip(places, more.token_ids, more.logprobs, strict=True):
                 token_ids[place] += new_ids
                 logprobs[place] += new_logprobs
-        return Computed(token_ids, logprobs, computed.scored)
+        return computed._replace(token_ids=token_ids, logprobs=logprobs)
 
     def _decode(self, sequences: Sequence[RunningSequence]) -> Computed:
         chunks = [_last_token(sequence) for sequence in sequences]

@@ -16,6 +16,8 @@ class NextTokens:
     banned_ids: Sequence[int] = ()
     matcher: Matcher | None = None
     token_ids: Sequence[int] = ()
+    is_failed: bool = False
+    """True if the grammar has failed, so that the sequence may only end."""
 
 
 FREE = NextTokens(is_free=True)
@@ -61,7 +63,9 @@ class Answer:
     def next_tokens(self) -> NextTokens:
         if self.matcher is None:
             return FREE
-        return self._end if self.matcher.is_broken or self.matcher.is_ended else NextTokens(matcher=self.matcher)
+        if self.matcher.is_broken:
+            return NextTokens(token_ids=self._end.token_ids, is_failed=True)
+        return self._end if self.matcher.is_ended else NextTokens(matcher=self.matcher)
 
     def _look_for_trigger(self, token_id: int, spelled: bytes) -> bool:
         for found in self._watch.see(token_id, spelled):

@@ -5,6 +5,7 @@ masks as where they were generated.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 
 import numpy as np
@@ -90,7 +91,7 @@ class Guide:
         opening = self._opening_tokens(reasoning)
         if self._is_refused:
             return NextTokens(token_ids=opening or self._vocabulary.eos_token_ids)
-        return NextTokens(matcher=allowed.matcher, token_ids=(*allowed.token_ids, *opening))
+        return replace(allowed, token_ids=(*allowed.token_ids, *opening))
 
     def take_forced(self, most: int) -> tuple[int, ...]:
         """Consume the tokens that must come next, at most `most`, and return them.

@@ -98,7 +98,8 @@ class Guides:
         mask = self._with_guide(guides, sequence, self._mask_of, None)
         if mask is not None:
             return mask
-        return row_mask(NextTokens(token_ids=self._eos_token_ids), (), np.zeros(num_words(self._vocab_size), np.int32))
+        failed = NextTokens(token_ids=self._eos_token_ids, is_failed=True)
+        return row_mask(failed, (), np.zeros(num_words(self._vocab_size), np.int32))
 
     def _mask_of(self, guide: Guide) -> RowMask:
         return row_mask(guide.next_tokens(), self._eos_token_ids, guide.mask_W)

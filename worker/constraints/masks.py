@@ -21,6 +21,8 @@ class RowMask(NamedTuple):
     """The bits of the tokens that may come next; None for all."""
     banned_ids: NDArray[np.int32] = NO_IDS
     """Tokens that may not come next."""
+    is_failed: bool = False
+    """True if the grammar has failed, so that the sequence may only end."""
 
 
 NO_MASK = RowMask()
@@ -33,13 +35,14 @@ def row_mask(allowed: NextTokens, eos_token_ids: Sequence[int], words_W: NDArray
     token_ids = allowed.token_ids
     if allowed.matcher is None or not allowed.matcher.fill(words_W):
         words_W[:] = 0
-    if allowed.matcher is not None and allowed.matcher.is_broken:
+    is_failed = allowed.is_failed or (allowed.matcher is not None and allowed.matcher.is_broken)
+    if is_failed:
         token_ids = (*token_ids, *eos_token_ids)
     if token_ids:
         _set_bits(words_W, token_ids)
     # A model may have no token that ends a sequence. Then a failed matcher leaves the answer free: without any token, the step of
     # all sequences would fail.
-    return RowMask(words_W) if words_W.any() else RowMask()
+    return RowMask(words_W, is_failed=is_failed) if words_W.any() else RowMask()
 
 
 def num_words(vocab_size: int) -> int:

@@ -95,9 +95,12 @@ class Engine:
         sampled = (chunk for chunk in chunks if chunk.is_sampled)
         for chunk, token_ids, logprobs in zip(sampled, computed.token_ids, computed.logprobs, strict=True):
             if not chunk.sequence.is_stopped:
-                yield self._accept(chunk, token_ids, logprobs)
+                has_failed = chunk.sequence.sequence_id in computed.failed_ids
+                yield self._accept(chunk, token_ids, logprobs, has_failed=has_failed)
 
-    def _accept(self, chunk: Chunk, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> SampledTokens:
+    def _accept(
+        self, chunk: Chunk, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...], *, has_failed: bool
+    ) -> SampledTokens:
         """Append the new tokens to the sequence, up to the first one that ends it."""
         sequence = chunk.sequence
         sequence.settle(chunk)
@@ -115,6 +118,7 @@ class Engine:
             logprobs=logprobs[:num_taken],
             stopped=sequence.is_stopped,
             stop_token_id=stop.stop_token_id if stop else None,
+            grammar_failed=has_failed and stop is not None and stop.stop_token_id is None,
         )
 
 

@@ -19,6 +19,8 @@ class Computed(NamedTuple):
     """Log-probabilities of each sampled chunk, in order: one for each new token, or none if they were not requested."""
     scored: Sequence[tuple[TokenLogprobs, ...]]
     """Log-probabilities of each scored chunk, in order: those of the prompt tokens after each of its first `num_scored`."""
+    failed_ids: frozenset[int] = frozenset()
+    """Sequences whose grammar has failed, so that their new token can only end them."""
 
 
 class LaunchedStep(Protocol):

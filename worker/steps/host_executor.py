@@ -88,19 +88,20 @@ class HostExecutor:
             if chunk.is_sampled:
                 row += chunk.num_forced_rows + 1
                 last_rows.append(row - 1)
+        masks = begun_masks.wait()
         token_ids = sample_tokens(
             logits_RV if len(last_rows) == len(logits_RV) else logits_RV[last_rows],
             [chunk.sequence for chunk in sampled],
             self._eos_token_ids,
             self._choose,
-            begun_masks.wait(),
+            masks,
         )
         new_ids = [(*chunk.forced_ids, token_id) for chunk, token_id in zip(sampled, token_ids, strict=True)]
         logprobs = [
             _logprobs(chunk, ids, logits_RV[last - chunk.num_forced_rows : last + 1])
             for chunk, ids, last in zip(sampled, new_ids, last_rows, strict=True)
         ]
-        return Computed(new_ids, logprobs, scored)
+        return Computed(new_ids, logprobs, scored, frozenset(each for each, mask in masks.items() if mask.is_failed))
 
     def _with_forced(self, chunk: Chunk) -> Chunk:
         """Return the chunk with the tokens that its constraint forces: they are computed together with their predecessor."""

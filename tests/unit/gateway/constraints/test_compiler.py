@@ -47,6 +47,7 @@ REFUSED: list[tuple[Any, str]] = [
         "look-around in a regular expression is not supported (at properties.a)",
     ),
     ({"type": "number", "minimum": 1e20, "maximum": 1e25}, "'minimum' or 'maximum' is too large (at the top level)"),
+    ({"type": "string", "pattern": r"a\bc"}, "look-around in a regular expression is not supported"),
     ({"type": "strin"}, "Invalid type: strin"),
     # Schemas that no value satisfies.
     (

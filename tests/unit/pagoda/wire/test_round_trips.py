@@ -74,7 +74,7 @@ sampling = st.builds(
     logprob_token_ids=token_ids,
 )
 # Only a stopped sequence has a stop token.
-stops = st.tuples(st.just(False), st.none()) | st.tuples(st.just(True), optional_uint32)
+stops = st.tuples(st.just(False), st.none()) | st.tuples(st.just(True), optional_uint32, st.booleans())
 sampled_tokens = st.tuples(uint64, uint32, token_ids, some_logprobs, stops).map(
     lambda row: SampledTokens(*row[:4], *row[4])
 )

@@ -62,6 +62,22 @@ def test_bans_leave_a_token_after_a_complete_grammar(bans: dict[str, Any]) -> No
     assert spell(tokens[:1]) == b"ab" and set(tokens[1:]) <= set(END_IDS) and len(tokens) > 1
 
 
+@pytest.mark.parametrize("reasoning", [None, THOUGHTS, replace(THOUGHTS, is_open=False)])
+def test_an_answer_whose_grammar_fails_does_not_end_by_itself(reasoning: Reasoning | None) -> None:
+    driver = Driver(END_IDS, num_pages=256)
+    failing = constrained("start: nothing", reasoning=reasoning)
+    tokens = driver.answer(new_sequence(constraint=failing, logit_bias={END_IDS[0]: 100.0}), 40)
+    assert tokens[-1] in END_IDS
+    assert driver.sampled[-1].stopped and driver.sampled[-1].grammar_failed
+    assert not any(sampled.grammar_failed for sampled in driver.sampled[:-1])
+
+
+def test_a_complete_answer_has_no_failed_grammar() -> None:
+    driver = Driver(END_IDS, num_pages=256)
+    driver.answer(new_sequence(constraint=constrained('start: "ab"')), 40)
+    assert driver.sampled[-1].stopped and not driver.sampled[-1].grammar_failed
+
+
 def test_a_ban_counts_while_the_grammar_leaves_another_token() -> None:
     tokens = answer(new_sequence(constraint=constrained("start: /c*/"), min_tokens=5, logit_bias={END_IDS[0]: 100.0}))
     assert spell(tokens[:5]) == b"ccccc"
