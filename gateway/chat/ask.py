@@ -12,7 +12,7 @@ from gateway.prompts.tools import Tool, ToolChoice
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatAsk:
-    """A conversation, and the form of its answer. The messages have the form that Conversation describes."""
+    """A conversation, and the form of its answer. The messages are those that history.py reads."""
 
     messages: Sequence[Mapping[str, Any]]
     ending: ChatEnding = ChatEnding.BEGUN

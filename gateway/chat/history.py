@@ -9,27 +9,26 @@ from typing import Any
 
 import orjson
 
-_ROLES = {"developer": "system", "function": "tool"}
 _ID_CHARACTERS = string.digits + string.ascii_letters
 
 
 def template_messages(messages: Sequence[Mapping[str, Any]], *, id_length: int = 0) -> list[dict[str, Any]]:
     """Return the messages in the form that Conversation describes.
 
-    The messages have OpenAI's form; reasoning may be in `reasoning`, `reasoning_content` or `thinking`, and arguments may be JSON
-    text or an object. A call without an id gets one, and a result without one belongs to the first call that has none. If
-    `id_length` is not 0, ids of another length are replaced, each always by the same one.
+    The messages have OpenAI's form, with reasoning in `reasoning_content`. Arguments may be JSON text or an object. A call without
+    an id gets one, and a result without one belongs to the first call that has none. If `id_length` is not 0, ids of another length
+    are replaced, each always by the same one.
     """
     calls = _Calls(id_length)
     return [_template_message(message, calls) for message in messages]
 
 
 def _template_message(message: Mapping[str, Any], calls: "_Calls") -> dict[str, Any]:
-    role = _ROLES.get(message["role"], message["role"])
+    role = message["role"]
     converted = {"role": role, "content": message.get("content") or ""}
     if role == "assistant":
-        reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
-        converted |= {"reasoning_content": reasoning} if reasoning else {}
+        if reasoning := message.get("reasoning_content"):
+            converted["reasoning_content"] = reasoning
         if tool_calls := [calls.add_call(call) for call in message.get("tool_calls") or ()]:
             converted["tool_calls"] = tool_calls
     elif role == "tool":

@@ -131,7 +131,7 @@ def _answer_format(model: ServedModel, template: ChatTemplate) -> OutputFormat:
 
 def _adds_system(ask: ChatAsk, model: ServedModel, template: ChatTemplate) -> bool:
     """Return True if the conversation gets a system message that describes the tools."""
-    has_system = bool(ask.messages) and ask.messages[0]["role"] in ("system", "developer")
+    has_system = bool(ask.messages) and ask.messages[0]["role"] == "system"
     return bool(_offered(ask)) and not _describes_tools(model, template) and not has_system
 
 

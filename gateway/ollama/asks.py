@@ -49,7 +49,7 @@ def thinking(body: GenerateRequest | OllamaChatRequest) -> tuple[bool | None, st
 def _message(message: OllamaMessage) -> dict[str, Any]:
     converted: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.role == "assistant":
-        converted |= {"thinking": message.thinking} if message.thinking else {}
+        converted |= {"reasoning_content": message.thinking} if message.thinking else {}
         converted |= {"tool_calls": [_call(call) for call in message.tool_calls]} if message.tool_calls else {}
     elif message.role == "tool":
         converted |= {"tool_call_id": message.tool_call_id or None, "name": message.tool_name or None}

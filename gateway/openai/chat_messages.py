@@ -9,6 +9,8 @@ from gateway.http.fields import MAX_MESSAGES, described
 from gateway.http.schema import FieldError, Schema
 
 MAX_CALLS = 1024
+_ROLES = {"developer": "system", "function": "tool"}
+"""Roles with another name, in the words of ChatAsk."""
 CallId = Annotated[str, Field(max_length=256)]
 FunctionName = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -89,10 +91,10 @@ class ChatMessage(Schema):
         return self
 
     def as_asked(self) -> dict[str, Any]:
-        """Return the message in the form that gateway/chat reads."""
+        """Return the message in the form that ChatAsk has."""
         content = self.content
         text = content if isinstance(content, str) else "\n".join(part.text for part in content or ())
-        message: dict[str, Any] = {"role": self.role, "content": text}
+        message: dict[str, Any] = {"role": _ROLES.get(self.role, self.role), "content": text}
         calls = [(call.id, call.function) for call in self.tool_calls or ()]
         calls += [(None, self.function_call)] if self.function_call else []
         if calls:

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt, encode_chat
 from gateway.chat.request_template import check_may_send_template, compile_template
 from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
-from gateway.openai.chat_messages import ChatMessage
 from gateway.openai.schemas import (
     MAX_CHOICES,
     ChatRequest,
@@ -78,7 +76,7 @@ async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[En
 def chat_ask(body: ChatRequest | TokenizeChatRequest, model: ServedModel) -> ChatAsk:
     """Return what the body asks of a chat, with the model's opening messages."""
     ask = ChatAsk(
-        messages=model.with_opening_messages([_message(message) for message in body.messages]),
+        messages=model.with_opening_messages([message.as_asked() for message in body.messages]),
         ending=_ending(body),
         tools=body.offered_tools,
         thinks=body.thinks,
@@ -100,12 +98,6 @@ def without_effect(body: ChatRequest, template: ChatTemplate | None) -> tuple[st
     """Return the names of fields that have no effect with this template."""
     knows_effort = template is not None and template.reads_effort
     return ("reasoning_effort",) if body.reasoning_effort not in (None, "none") and not knows_effort else ()
-
-
-def _message(message: ChatMessage) -> dict[str, Any]:
-    """Return the message in the form that ChatAsk has. `developer` is another name of `system`."""
-    asked = message.as_asked()
-    return asked | {"role": "system"} if message.role == "developer" else asked
 
 
 def _ending(body: ChatRequest | TokenizeChatRequest) -> ChatEnding:
