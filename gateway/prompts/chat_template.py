@@ -13,9 +13,11 @@ from gateway.prompts.special_text import SpecialText, unused_character
 from gateway.prompts.template_quirks import (
     has_arguments_as_text,
     reasoning_key,
+    takes_one_call,
     wants_arguments_as_text,
     with_arguments_as_objects,
     with_arguments_as_text,
+    with_one_call_each,
     with_reasoning,
 )
 from gateway.prompts.template_renderer import ChatTemplateError, TemplateRenderer, shared_renderer
@@ -103,6 +105,8 @@ class ChatTemplate:
         self._variables = self._renderer.check_template(source, is_foreign=is_foreign)
         self._arguments_are_text: bool | None = None
         """True if the arguments of earlier calls must be JSON text; None until a conversation has a call."""
+        self._calls_are_single: bool | None = None
+        """True if each message must have at most one call; None until a conversation has more."""
 
     @classmethod
     def load(cls, model: Model, tokenizer: Tokenizer) -> Self:
@@ -181,18 +185,24 @@ class ChatTemplate:
         key = reasoning_key(self.source)
         fitted = [with_reasoning(message, key) for message in messages]
         if any(message.get("tool_calls") for message in fitted) and self._joins_arguments():
-            return [with_arguments_as_text(message) for message in fitted]
+            fitted = [with_arguments_as_text(message) for message in fitted]
+        if any(len(message.get("tool_calls") or ()) > 1 for message in fitted) and self._takes_one_call():
+            return with_one_call_each(fitted)
         return fitted
+
+    def _takes_one_call(self) -> bool:
+        if self._calls_are_single is None:
+            self._calls_are_single = takes_one_call(self._render_probe, as_text=self._joins_arguments())
+        return self._calls_are_single
 
     def _joins_arguments(self) -> bool:
         if self._arguments_are_text is None:
-
-            def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
-                variables = {**self._special_texts, **dict.fromkeys(self._tool_variables(), tools)}
-                return self._render(messages, add_generation_prompt=True, variables=variables)
-
-            self._arguments_are_text = wants_arguments_as_text(render)
+            self._arguments_are_text = wants_arguments_as_text(self._render_probe)
         return self._arguments_are_text
+
+    def _render_probe(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        variables = {**self._special_texts, **dict.fromkeys(self._tool_variables(), tools)}
+        return self._render(messages, add_generation_prompt=True, variables=variables)
 
     def _tool_variables(self) -> tuple[str, ...]:
         return ("xml_tools",) if "xml_tools" in self._variables and "tools" not in self._variables else ("tools",)

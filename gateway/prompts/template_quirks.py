@@ -10,6 +10,7 @@ from gateway.prompts.template_renderer import ChatTemplateError
 _OTHER_REASONING_KEYS = ("thinking", "reasoning")
 _PROBE = "pagoda_probe"
 _PROBE_CALL = {"id": "probe0001", "type": "function", "function": {"name": "probe", "arguments": {_PROBE: "value"}}}
+_SECOND_PROBE = "pagoda_second"
 _PROBE_TOOL = {
     "type": "function",
     "function": {"name": "probe", "description": "", "parameters": {"type": "object", "properties": {}}},
@@ -28,6 +29,47 @@ def wants_arguments_as_text(render: Render) -> bool:
         return _PROBE in _rendered_probe(render, as_text=True)
     except ChatTemplateError:
         return False
+
+
+def takes_one_call(render: Render, *, as_text: bool) -> bool:
+    """Return True if the template refuses, or leaves out, the second call of a message, although it takes both one by one."""
+    second = {**_PROBE_CALL, "id": "probe0002", "function": {"name": "probe", "arguments": {_SECOND_PROBE: "value"}}}
+    called: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL, second]}
+    together = [
+        {"role": "user", "content": "Probe"},
+        with_arguments_as_text(called) if as_text else called,
+        *(_result_of(call) for call in (_PROBE_CALL, second)),
+    ]
+    return not _shows_both(render, together) and _shows_both(render, with_one_call_each(together))
+
+
+def with_one_call_each(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages with a message of its own for each call, which its result follows."""
+    divided: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for message in reversed(messages):
+        if message["role"] == "tool":
+            results.insert(0, dict(message))
+            continue
+        calls = message.get("tool_calls") or ()
+        divided = (_divided(message, calls, results) if len(calls) > 1 else [dict(message), *results]) + divided
+        results = []
+    return results + divided
+
+
+def _divided(
+    message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]], results: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    rest, divided = list(results), list[dict[str, Any]]()
+    for index, call in enumerate(calls):
+        # The text and the reasoning are before the first call.
+        around = dict(message) if index == 0 else {"role": message["role"], "content": ""}
+        divided.append({**around, "tool_calls": [call]})
+        result = next((each for each in rest if each.get("tool_call_id") == call.get("id")), None)
+        if result is not None:
+            rest.remove(result)
+            divided.append(result)
+    return divided + rest
 
 
 def with_arguments_as_text(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,9 +115,20 @@ def _reads_key(source: str, key: str) -> bool:
 
 def _rendered_probe(render: Render, *, as_text: bool) -> str:
     called: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}
-    answered = {"role": "tool", "content": "done", "tool_call_id": _PROBE_CALL["id"], "name": "probe"}
     call = with_arguments_as_text(called) if as_text else called
-    return render([{"role": "user", "content": "Probe"}, call, answered], [_PROBE_TOOL])
+    return render([{"role": "user", "content": "Probe"}, call, _result_of(_PROBE_CALL)], [_PROBE_TOOL])
+
+
+def _shows_both(render: Render, messages: list[dict[str, Any]]) -> bool:
+    try:
+        prompt = render(messages, [_PROBE_TOOL])
+    except ChatTemplateError:
+        return False
+    return _PROBE in prompt and _SECOND_PROBE in prompt
+
+
+def _result_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": "tool", "content": "done", "tool_call_id": call["id"], "name": "probe"}
 
 
 def _with_arguments(message: Mapping[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:

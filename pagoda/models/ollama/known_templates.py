@@ -1,7 +1,7 @@
 """The Go templates that Ollama and its library are known to have, each with the Jinja template that writes the same prompts.
 
 A template is known by the SHA-256 of its parts (go_templates.py). Templates of tools are known too, but their texts for tools are
-not written, because requests with tools are not supported.
+not written: the gateway describes tools to these models as it does to those whose template knows none.
 """
 
 from collections.abc import Mapping

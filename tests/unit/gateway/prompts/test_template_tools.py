@@ -69,6 +69,47 @@ def test_the_templates_of_families_write_tools_calls_and_results(tiny_tokenizer:
     assert "now" in text and '"zone": "here"' in text.replace(':"', ': "') and "noon" in text
 
 
+def two_calls(**fields: Any) -> tuple[dict[str, Any], ...]:
+    """Return an assistant's message with two calls, and their results in the other order."""
+    calls = [
+        {"id": call_id, "type": "function", "function": {"name": "now", "arguments": f'{{"zone": "{zone}"}}'}}
+        for call_id, zone in (("call00001", "Lima"), ("call00002", "Oslo"))
+    ]
+    results = [
+        {"role": "tool", "tool_call_id": each, "content": f"result of {each}"} for each in ("call00002", "call00001")
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": calls, **fields}, *results
+
+
+FIRST_ONLY = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments | tojson }}{% endif %};{% endfor %}"
+)
+
+
+def test_a_template_that_refuses_two_calls_gets_one_after_the_other(tiny_tokenizer: Tokenizer) -> None:
+    source = (FAMILIES / "header.jinja").read_text()
+    text = rendered(source, tiny_tokenizer, USER, *two_calls(), USER, tools=TOOLS)
+    places = [text.index(each) for each in ("Lima", "result of call00001", "Oslo", "result of call00002")]
+    assert places == sorted(places)
+
+
+def test_a_template_that_leaves_out_the_second_call_loses_none(tiny_tokenizer: Tokenizer) -> None:
+    text = rendered(FIRST_ONLY, tiny_tokenizer, USER, *two_calls(content="I look."))
+    assert text == (
+        'user:Hi;assistant:I look.{"zone": "Lima"};tool:result of call00001;'
+        'assistant:{"zone": "Oslo"};tool:result of call00002;'
+    )
+    without_results = rendered(FIRST_ONLY, tiny_tokenizer, USER, two_calls()[0], USER)
+    assert without_results == 'user:Hi;assistant:{"zone": "Lima"};assistant:{"zone": "Oslo"};user:Hi;'
+
+
+def test_two_calls_stay_together_if_the_template_takes_them(tiny_tokenizer: Tokenizer) -> None:
+    text = rendered(HERMES, tiny_tokenizer, USER, *two_calls())
+    assert text.count("<|im_start|>assistant") == 1
+    assert text.index("Oslo") < text.index("result of call00002") < text.index("result of call00001")
+
+
 def test_no_tools_are_none_for_templates(tiny_tokenizer: Tokenizer) -> None:
     assert rendered("{{ tools is none }}{{ documents is none }}", tiny_tokenizer) == "TrueTrue"
 
