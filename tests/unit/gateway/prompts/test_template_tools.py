@@ -131,12 +131,12 @@ REASONING = "{% for m in messages %}{{ m.KEY or '' }}|{{ m.content }}{% endfor %
 
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
 def test_reasoning_has_the_name_that_the_template_reads(tiny_tokenizer: Tokenizer, key: str) -> None:
-    message = {"role": "assistant", "content": "4", "reasoning": "hm"}
+    message = {"role": "assistant", "content": "4", "reasoning_content": "hm"}
     assert rendered(REASONING.replace("KEY", key), tiny_tokenizer, message) == "hm|4"
 
 
 def test_a_template_with_one_text_before_a_call_gets_one(tiny_tokenizer: Tokenizer) -> None:
-    message = called("{}", content="I look.", reasoning="hm")
+    message = called("{}", content="I look.", reasoning_content="hm")
     assert rendered(REASONING.replace("KEY", "thinking"), tiny_tokenizer, USER, message) == "|Hihm\nI look.|"
 
 
