@@ -4,7 +4,7 @@ import json
 import re
 
 from gateway.parsing.extent import Extent, read_extent
-from gateway.parsing.json_text import escaped
+from gateway.parsing.json_scanner import WORDS, escaped
 from gateway.parsing.markers import MarkerSet
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.text_reader import NotACallError, Steps, TextReader
@@ -17,7 +17,6 @@ MAX_DEPTH = 64
 _KEY = re.compile(r"[^:{}\[\],\ud800-\udfff]+")
 _WORD = re.compile(r"[^,{}\[\]:]+")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 
 
 class BracedReader:
@@ -115,7 +114,7 @@ def _value(text: str, position: int, quote: str, depth: int) -> tuple[str, int]:
     word = found.group().strip()
     number = word + "0" if word.endswith(".") else word
     is_number = _NUMBER.fullmatch(number) is not None
-    return number if is_number else _WORDS.get(word, json.dumps(word, ensure_ascii=False)), found.end()
+    return number if is_number else WORDS.get(word, json.dumps(word, ensure_ascii=False)), found.end()
 
 
 def _members(text: str, position: int, opening: str, quote: str, depth: int) -> tuple[str, int]:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from gateway.parsing.json_text import escaped
+from gateway.parsing.json_scanner import escaped
 from gateway.parsing.markers import MarkerSet
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.text_reader import NotACallError, OutputEndedError, Steps, TextReader

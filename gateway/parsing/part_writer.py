@@ -4,7 +4,7 @@ import secrets
 import string
 from collections.abc import Mapping
 
-from gateway.parsing.json_text import escaped
+from gateway.parsing.json_scanner import escaped
 from gateway.parsing.parts import AnswerPart, CallArguments, CallBegan, ContentPart, ReasoningPart
 
 MAX_HELD_SPACE = 1024

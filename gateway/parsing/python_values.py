@@ -3,6 +3,8 @@
 import json
 import re
 
+from gateway.parsing.json_scanner import WORDS
+
 MAX_DEPTH = 64
 
 _TOKEN = re.compile(
@@ -11,7 +13,6 @@ _TOKEN = re.compile(
     r"""|(?P<word>[A-Za-z]+)|(?P<mark>[\[\](){}:,]))""",
     re.DOTALL,
 )
-_WORDS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _ESCAPE = re.compile(
     r"\\(?:x(?P<x>[0-9a-fA-F]{2})|u(?P<u>[0-9a-fA-F]{4})|U(?P<U>[0-9a-fA-F]{8})|(?P<octal>[0-7]{1,3})|(?P<c>.))",
@@ -47,9 +48,9 @@ def _value(text: str, position: int, depth: int) -> tuple[str, int]:
     if number := token["number"]:
         return _number(number), position
     if word := token["word"]:
-        if word not in _WORDS:
+        if word not in WORDS:
             raise ValueError(f"{word} is no value")
-        return _WORDS[word], position
+        return WORDS[word], position
     opening = token["mark"]
     if opening not in _CLOSING or not depth:
         raise ValueError("no value")

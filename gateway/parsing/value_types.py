@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from gateway.parsing.json_text import JsonScanner, escaped
+from gateway.parsing.json_scanner import JsonScanner, escaped
 from gateway.parsing.python_values import python_to_json
 
 _INTEGER = re.compile(r"-?[0-9]{1,4000}(?:\.0+)?")
