@@ -1,11 +1,13 @@
 """The types of request fields that several APIs have: their ranges, and one error message for each union."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -31,6 +33,27 @@ def described(sentence: str) -> WrapValidator:
             raise ValueError(f"must be {sentence}") from None
 
     return WrapValidator(validate)
+
+
+def _text_or_list(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "a string"
+
+
+def _check_text_or_list(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise ValueError("must be a string or a list")
+    return value
+
+
+List = TypeVar("List")
+
+# Errors of a union name only the branch that its discriminator chooses. Tags with a space do not appear in the path of an error.
+TextOrList = Annotated[
+    Annotated[str, Tag("a string")] | Annotated[List, Tag("a list")],
+    Discriminator(_text_or_list),
+    BeforeValidator(_check_text_or_list),
+]
+"""A text, or a list of the type in brackets."""
 
 
 def _whole(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gateway.http.fields import MAX_MESSAGES, described
+from gateway.http.fields import MAX_MESSAGES, TextOrList, described
 from gateway.http.schema import FieldError, Schema
 
 MAX_CALLS = 1024
@@ -16,7 +16,7 @@ FunctionName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class TextPart(Schema):
-    """A part of a message."""
+    """A part of a message. Images, audio and files are not supported."""
 
     type: Literal["text"]
     text: str
@@ -47,13 +47,7 @@ class ChatMessage(Schema):
     neutral = MappingProxyType({"annotations": ([],), "audio": (), "refusal": ()})
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: (
-        Annotated[
-            str | Annotated[list[TextPart], Field(fail_fast=True)],
-            described("a string or a list of parts of the type `text`"),
-        ]
-        | None
-    ) = None
+    content: TextOrList[Annotated[list[TextPart], Field(fail_fast=True)]] | None = None
     """The text of the message. Only an assistant's message may have none."""
     name: Annotated[str, Field(max_length=256)] | None = None
     """The name of the tool whose result the message is. It changes nothing in other messages."""

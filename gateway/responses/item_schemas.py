@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gateway.http.fields import MAX_MESSAGES
+from gateway.http.fields import MAX_MESSAGES, TextOrList
 from gateway.http.schema import FieldError, Schema, shown
 
 ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
@@ -41,22 +41,7 @@ class InputPart(Schema):
         return (self.refusal if self.type == "refusal" else self.text) or ""
 
 
-def _is_list(value: Any) -> str:
-    return "a list" if isinstance(value, list) else "a string"
-
-
-def _check_text_or_list(value: Any) -> Any:
-    if not isinstance(value, str | list):
-        raise ValueError("must be a string or a list")
-    return value
-
-
-# Errors of a union name only the branch that its discriminator chooses. Tags with a space do not appear in the path of an error.
-InputContent = Annotated[
-    Annotated[str, Tag("a string")] | Annotated[list[InputPart], Field(fail_fast=True), Tag("a list")],
-    Discriminator(_is_list),
-    BeforeValidator(_check_text_or_list),
-]
+InputContent = TextOrList[Annotated[list[InputPart], Field(fail_fast=True)]]
 """A text, or a list of texts."""
 
 
@@ -157,10 +142,5 @@ InputItem = Annotated[
     Discriminator(_tag),
     BeforeValidator(_check_type),
 ]
-ResponseInput = Annotated[
-    Annotated[str, Tag("a string")]
-    | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES, fail_fast=True), Tag("a list")],
-    Discriminator(_is_list),
-    BeforeValidator(_check_text_or_list),
-]
+ResponseInput = TextOrList[Annotated[list[InputItem], Field(max_length=MAX_MESSAGES, fail_fast=True)]]
 """A text, which is a message of the user, or a list of items."""

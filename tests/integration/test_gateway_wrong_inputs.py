@@ -94,7 +94,7 @@ async def test_a_body_of_10_megabytes(gateway: RunningGateway, path: str) -> Non
         (
             CHAT,
             {"messages": [USER, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages.1.content",
+            "messages.1.content.0.type",
         ),
         (CHAT, {"messages": [{**USER, "tool_calls": [{}]}]}, "messages.0.tool_calls.0.function"),
         (CHAT, {"messages": [{**USER, "tool_calls": [{"function": {"name": "f"}}]}]}, "messages.0.tool_calls"),
