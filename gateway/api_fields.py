@@ -53,8 +53,8 @@ header `X-Pagoda-Truncated` says how much:
 - `/api/generate` cuts off the prompt's beginning (`120 tokens`).
 
 The rest leaves room for `num_predict` tokens, at most half of the window; without `num_predict`, for a quarter of it.
-With `truncate: false` a long prompt is an error with status 400. So is a last message that does not fit. OpenAI's
-API always answers 400, unless `truncate_prompt_tokens` is set.
+With `truncate: false` a long prompt is an error with status 400. So is a last message that does not fit. The
+APIs of OpenAI and Anthropic answer 400, unless `truncate_prompt_tokens` is set, or `truncation` in the Responses API.
 
 ## Continued answers and keep-alive
 
