@@ -10,6 +10,7 @@ from gateway.chat.ask import ChatAsk
 from gateway.chat.described_tools import in_plain_messages
 from gateway.chat.history import template_messages
 from gateway.constraints.answer_constraint import answer_constraint
+from gateway.constraints.answer_form import AnswerForm
 from gateway.constraints.compiler import GrammarCompiler
 from gateway.errors import InvalidRequestError, PromptTooLongError
 from gateway.models.served_model import ServedModel
@@ -85,16 +86,15 @@ async def with_answer_form(
     Raises InvalidRequestError, with the field and the reason, if the constraint cannot be used.
     """
     tools, output_format = _offered(ask), prompt.format
-    constraint = await answer_constraint(
-        grammars,
-        model,
-        output_format,
+    form = AnswerForm(
+        output_format=output_format,
         reasoning=prompt.reasoning,
         text=ask.text,
         tools=tools,
         choice=_choice(ask, prompt),
         thinking_budget=ask.thinking_budget,
     )
+    constraint = await answer_constraint(grammars, model, form)
     params = replace(request.sampling.params, constraint=constraint)
     request = replace(request, sampling=replace(request.sampling, params=params))
     if not tools and prompt.reasoning is ReasoningStart.NONE and not output_format.answer_markers:

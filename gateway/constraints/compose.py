@@ -4,34 +4,27 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from gateway.constraints.answer_form import AnswerForm
 from gateway.constraints.call_grammar import ToolRule, triggered_calls, whole_calls
 from gateway.constraints.lark import literals, one_of, sequence
 from gateway.constraints.text_rule import TextRule
 from gateway.prompts.reasoning_start import ReasoningStart
-from gateway.prompts.tools import ToolChoice, ToolMode
+from gateway.prompts.tools import ToolMode
 from pagoda.models.output_formats.description import OutputFormat, ReasoningSyntax
 from pagoda.text.tokenizer import Tokenizer
 from pagoda.wire.constraint import Constraint, Marker, Reasoning
 
 
-def compose_constraint(
-    output_format: OutputFormat,
-    tokenizer: Tokenizer,
-    *,
-    reasoning: ReasoningStart,
-    text: TextRule | None,
-    tools: Sequence[ToolRule],
-    choice: ToolChoice,
-    thinking_budget: int | None = None,
-) -> Constraint | None:
-    """Return the constraint, or None if the answer is free. The tools are those that may be called.
+def compose_constraint(form: AnswerForm, tokenizer: Tokenizer, tools: Sequence[ToolRule]) -> Constraint | None:
+    """Return the constraint, or None if the answer is free. `tools` are the rules of those that may be called.
 
     - One has to be called: the answer consists of calls. There is no text to which the text rule could apply.
     - One may be called, and there is a text rule: the answer consists of calls, or of text under the rule.
     - One may be called, and the text is free: a call is bound from its trigger on. Calls without a trigger are not bound.
     """
-    syntax = None if reasoning is ReasoningStart.NONE else output_format.reasoning
-    before = None if syntax is None else _reasoning(syntax, reasoning, tokenizer, thinking_budget)
+    output_format, text, choice = form.output_format, form.text, form.choice
+    syntax = None if form.reasoning is ReasoningStart.NONE else output_format.reasoning
+    before = None if syntax is None else _reasoning(syntax, form.reasoning, tokenizer, form.thinking_budget)
     calls = output_format.calls if tools and choice.mode is not ToolMode.NONE else None
     alternatives, triggers = dict[str, str](), list[str]()
     if calls is not None and choice.mode is ToolMode.REQUIRED:
@@ -46,7 +39,7 @@ def compose_constraint(
         alternatives["text"] = text.lark
         triggers += text.triggers
     if not alternatives:
-        return None if before is None or thinking_budget is None else Constraint(reasoning=before)
+        return None if before is None or form.thinking_budget is None else Constraint(reasoning=before)
     lead = "" if triggers else _lead(output_format, tokenizer, before)
     root = f"start: {sequence(lead, one_of([f'@{name}' for name in alternatives]))}"
     grammars = {"root": root, **alternatives, **(text.parts if text else {})}

@@ -1,16 +1,9 @@
 """The latest constraints of answers, kept by what they were made from: an agent sends the same tools with every turn."""
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from weakref import WeakKeyDictionary
 
-import orjson
-
-from gateway.constraints.text_rule import TextRule
-from gateway.prompts.reasoning_start import ReasoningStart
-from gateway.prompts.tools import Tool, ToolChoice
-from pagoda.models.output_formats.description import OutputFormat
 from pagoda.text.tokenizer import Tokenizer
 from pagoda.wire.constraint import Constraint
 
@@ -18,26 +11,6 @@ MAX_CHARACTERS = 1 << 24
 """Maximum size of the kept constraints of one vocabulary."""
 _OVERHEAD = 1024
 """Size of a constraint besides its grammar, about."""
-
-
-def origin_of(
-    output_format: OutputFormat,
-    reasoning: ReasoningStart,
-    text: TextRule | None,
-    tools: Sequence[Tool],
-    choice: ToolChoice,
-    thinking_budget: int | None,
-) -> Hashable:
-    """Return a key for all that determines a constraint except the vocabulary."""
-    offered = [(tool.name, tool.strict, tool.parameters) for tool in tools]
-    rule = None if text is None else (text.lark, dict(text.parts), text.triggers)
-    return (
-        output_format,
-        reasoning,
-        hashlib.sha256(orjson.dumps((offered, rule))).digest(),
-        choice,
-        thinking_budget,
-    )
 
 
 class KeptConstraints:

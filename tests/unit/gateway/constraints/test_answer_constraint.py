@@ -10,6 +10,7 @@ import pytest
 from gateway.chat.tool_definitions import read_tools
 from gateway.constraints import answer_constraint as module
 from gateway.constraints.answer_constraint import answer_constraint
+from gateway.constraints.answer_form import AnswerForm
 from gateway.constraints.choice_rule import choice_rule
 from gateway.constraints.compiler import GrammarCompiler
 from gateway.constraints.compose import compose_constraint
@@ -41,14 +42,10 @@ async def grammars() -> AsyncIterator[GrammarCompiler]:
 
 
 async def constraint_of(grammars: GrammarCompiler, model: ServedModel = MODEL, **changed: Any) -> Constraint | None:
-    asked: dict[str, Any] = {
-        "reasoning": ReasoningStart.NONE,
-        "text": None,
-        "tools": tools("f"),
-        "choice": ToolChoice(),
-    }
-    asked |= changed
-    return await answer_constraint(grammars, model, described_formats()[asked.pop("format", "hermes")], **asked)
+    output_format = described_formats()[changed.pop("format", "hermes")]
+    return await answer_constraint(
+        grammars, model, AnswerForm(output_format=output_format, **{"tools": tools("f")} | changed)
+    )
 
 
 async def test_the_same_ask_is_composed_once(grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from gateway.constraints.answer_form import AnswerForm
 from gateway.constraints.call_grammar import ToolRule
 from gateway.constraints.choice_rule import choice_rule
 from gateway.constraints.compose import compose_constraint, text_constraint
 from gateway.constraints.json_rule import json_object_rule
 from gateway.constraints.structural_tag import structural_tag_rule
-from gateway.constraints.text_rule import TextRule
 from gateway.prompts.reasoning_start import ReasoningStart
 from gateway.prompts.tools import Tool, ToolChoice, ToolMode
 from pagoda.models.output_formats.description import described_formats
@@ -31,21 +31,12 @@ def composed(
     name: str = "hermes",
     *,
     tokenizer: ByteTokenizer = TOKENIZER,
-    reasoning: ReasoningStart = ReasoningStart.NONE,
-    text: TextRule | None = None,
     tools: Sequence[ToolRule] = (),
     choice: ToolChoice | None = None,
-    thinking_budget: int | None = None,
+    **fields: Any,
 ) -> Constraint | None:
-    return compose_constraint(
-        described_formats()[name],
-        tokenizer,
-        reasoning=reasoning,
-        text=text,
-        tools=tools,
-        choice=choice or ToolChoice(),
-        thinking_budget=thinking_budget,
-    )
+    form = AnswerForm(output_format=described_formats()[name], choice=choice or ToolChoice(), **fields)
+    return compose_constraint(form, tokenizer, tools)
 
 
 def accepted(constraint: Constraint | None, texts: Sequence[str], tokenizer: ByteTokenizer = TOKENIZER) -> list[str]:
