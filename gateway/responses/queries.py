@@ -1,22 +1,19 @@
-"""The parameters in the query of a request's URL."""
-
-from fastapi import Request
+"""The parameters in the query of a request's URL, checked here so that an error names the parameter and what is allowed."""
 
 from gateway.errors import InvalidRequestError
 from gateway.http.schema import shown
 
 
-def flag(request: Request, name: str) -> bool:
+def flag(name: str, value: str | None) -> bool:
     """Return whether the parameter is true. Without it, it is false."""
-    value = request.query_params.get(name, "false").lower()
-    if value not in ("true", "false", "1", "0"):
-        raise _invalid(name, "must be true or false", value)
-    return value in ("true", "1")
+    given = "false" if value is None else value.lower()
+    if given not in ("true", "false", "1", "0"):
+        raise _invalid(name, "must be true or false", given)
+    return given in ("true", "1")
 
 
-def integer(request: Request, name: str, low: int, high: int) -> int | None:
-    """Return the parameter's value, or None if it is absent."""
-    value = request.query_params.get(name)
+def integer(name: str, value: str | None, low: int, high: int) -> int | None:
+    """Return the parameter as a number, or None if it is absent."""
     if value is None:
         return None
     if not (value.isascii() and value.isdecimal() and len(value) <= 10 and low <= int(value) <= high):
@@ -24,9 +21,10 @@ def integer(request: Request, name: str, low: int, high: int) -> int | None:
     return int(value)
 
 
-def choice(request: Request, name: str, *allowed: str) -> str:
-    """Return the parameter's value, or the first allowed one if it is absent."""
-    value = request.query_params.get(name, allowed[0])
+def choice(name: str, value: str | None, *allowed: str) -> str:
+    """Return the parameter, or the first allowed value if it is absent."""
+    if value is None:
+        return allowed[0]
     if value not in allowed:
         raise _invalid(name, f"must be {' or '.join(map(repr, allowed))}", value)
     return value

@@ -67,8 +67,8 @@ async def get_response(
     """
     stored = service.stored_for(request)
     run = service.runs.find(stored.owner, response_id)
-    after = queries.integer(request, "starting_after", 0, _MAX_SEQUENCE_NUMBER)
-    if not queries.flag(request, "stream"):
+    after = queries.integer("starting_after", starting_after, 0, _MAX_SEQUENCE_NUMBER)
+    if not queries.flag("stream", stream):
         if after is not None:
             raise InvalidRequestError("starting_after: needs `stream`", param="starting_after")
         found = run.begun.reply.response if run is not None else (await stored.get(response_id)).response
@@ -122,8 +122,8 @@ async def list_input_items(
     after: str | None = None,
 ) -> Response:
     """List the items of a response's own input, the last one first unless `order` is `asc`."""
-    order = queries.choice(request, "order", "desc", "asc")
-    most = queries.integer(request, "limit", 1, MAX_LISTED) or DEFAULT_LISTED
+    order = queries.choice("order", order, "desc", "asc")
+    most = queries.integer("limit", limit, 1, MAX_LISTED) or DEFAULT_LISTED
     items = (await service.stored_for(request).get(response_id)).input
     if order == "desc":
         items = items[::-1]
