@@ -76,10 +76,12 @@ def _constraint(
 def _lead(output_format: OutputFormat, tokenizer: Tokenizer, before: Reasoning | None) -> str:
     """Return an expression for what a model writes before an answer.
 
-    After reasoning that is line breaks. In a vocabulary of SentencePiece the first token carries a space. In some formats it is the
-    name of a channel.
+    After reasoning that is line breaks, which the parser leaves out. In a vocabulary of SentencePiece the first token carries a
+    space. In some formats it is the name of a channel.
     """
-    space = r"/\s{0,4}/" if before is not None else "/ ?/" if _begins_with_space(tokenizer) else ""
+    line_ends = r"[\r\n]{0,4}" if before is not None else ""
+    expression = line_ends + (" ?" if _begins_with_space(tokenizer) else "")
+    space = f"/{expression}/" if expression else ""
     control_tokens = tokenizer.special_tokens
     ends = {control_tokens.get(output_format.reasoning.close.strip()) if output_format.reasoning else None}
     markers = [

@@ -61,7 +61,8 @@ class AnswerReader:
         if is_open:
             yield from self._read_reasoning(space)
         else:
-            self._begin_answer()
+            # A grammar allows line breaks here, as after reasoning, and they are no part of what the client asked for.
+            self._begin_answer(leading="" if self._start is ReasoningStart.NONE else _LINE_ENDS)
             self._run.add(space)
         yield from self._read_bare_calls()
         yield from self._read_answer()

@@ -63,7 +63,10 @@ def test_a_text_rule_governs_the_whole_answer() -> None:
 
 def test_an_answer_after_reasoning_may_begin_with_line_breaks() -> None:
     constraint = composed(text=YES_NO, reasoning=ReasoningStart.MAY_OPEN)
-    assert accepted(constraint, ["yes", "\n\nyes", "\n\n\n\n\nyes"]) == ["yes", "\n\nyes"]
+    assert accepted(constraint, ["yes", "\n\nyes", "\n\n\n\n\nyes", " yes", "\n\x0byes", "\u205fyes"]) == [
+        "yes",
+        "\n\nyes",
+    ]
     think, end = TOKENIZER.special_tokens["<think>"], TOKENIZER.special_tokens["</think>"]
     assert constraint and constraint.reasoning
     assert constraint.reasoning.open == Marker(text=b"<think>", token_id=think)

@@ -60,7 +60,7 @@ def parsed(
         ("<think>\nHm.\n</think>Hi", ReasoningStart.OPEN, [ReasoningPart("Hm."), ContentPart("Hi")]),
         ("\n<think>\n\n</think>\n\nHi", ReasoningStart.MAY_OPEN, [ContentPart("Hi")]),
         ("  Hm.\nHm", ReasoningStart.OPEN, [ReasoningPart("  Hm.\nHm")]),
-        ("\n <thin air", ReasoningStart.MAY_OPEN, [ContentPart("\n <thin air")]),
+        ("\n <thin air", ReasoningStart.MAY_OPEN, [ContentPart(" <thin air")]),
         ("Say <think> now", ReasoningStart.MAY_OPEN, [ContentPart("Say <think> now")]),
         ("<think>Hm.</think>", ReasoningStart.NONE, [ContentPart("<think>Hm.</think>")]),
     ],
