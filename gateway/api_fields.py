@@ -158,7 +158,8 @@ def _rows(schema: type[Schema]) -> Iterator[Row]:
             yield Row(name, "hint", "any")
         elif name in schema.neutral:
             accepted = ", ".join(f"`{orjson.dumps(each).decode()}`" for each in schema.neutral[name])
-            yield Row(name, "neutral only" if accepted else "refused", accepted)
+            values = f"use `{schema.instead[name]}`" if name in schema.instead else accepted
+            yield Row(name, "neutral only" if accepted else "refused", values)
         else:
             note = " ".join(value.get("description", "").split())
             values = ("required; " if name in required else "") + describe_kind(value, kinds)

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+# Fields of chat completions, with the field of this API.
+INSTEAD: Mapping[str, str] = MappingProxyType(
+    {"reasoning_effort": "output_config.effort", "response_format": "output_config.format", "stop": "stop_sequences"}
+)
 # Not supported: each is accepted only with a value that changes nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
@@ -12,6 +16,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "mcp_servers": ([],),
         "thread": (),
         "vllm_xargs": ({},),
+        **dict.fromkeys(INSTEAD, ()),
     }
 )
 # Accepted with any value. They are about caching, billing, regions and the client's bookkeeping.

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from gateway.anthropic.blocks import ContentBlocks, TextBlocks
-from gateway.anthropic.known_fields import HINTS, NEUTRAL
+from gateway.anthropic.known_fields import HINTS, INSTEAD, NEUTRAL
 from gateway.chat.template_variables import check_template_variables
 from gateway.http.fields import MAX_MESSAGES, Count, ModelName, PositiveCount, Stop, Temperature, TopP
 from gateway.http.schema import FieldError, Schema, shown, with_example
@@ -104,6 +104,7 @@ class CountTokensRequest(Schema):
     model_config = with_example({"messages": [_QUESTION]})
 
     neutral = NEUTRAL
+    instead = INSTEAD
     hints = HINTS
 
     model: ModelName | None = None

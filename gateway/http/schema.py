@@ -45,14 +45,18 @@ class Schema(BaseModel):
     """A request body. Values are not converted to other types, and null is the same as an absent field.
 
     `neutral` lists the API's fields that are not supported, with the values that change nothing: these are accepted, any other
-    value is an error that names the field. `hints` lists fields that never change the answer; any value is accepted. All other
-    fields are unknown: they are ignored, and `unknown_fields` names them.
+    value is an error that names the field. Fields of other APIs are among them if this API has another field for their purpose,
+    which `instead` names, because an answer without what the client asked for would be wrong in silence.
+
+    `hints` lists fields that never change the answer; any value is accepted. All other fields are unknown: they are ignored, and
+    `unknown_fields` names them.
     """
 
     model_config = ConfigDict(
         strict=True, extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
     )
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    instead: ClassVar[Mapping[str, str]] = {}
     hints: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
@@ -66,7 +70,8 @@ class Schema(BaseModel):
             value = body.get(name)
             if value is not None and not any(type(value) is type(each) and value == each for each in accepted):
                 allowed = " or ".join(orjson.dumps(each).decode() for each in accepted or (None,))
-                raise FieldError(name, f"not supported (got {shown(value)}): leave it out or send {allowed}")
+                advice = f"use `{cls.instead[name]}`" if name in cls.instead else f"leave it out or send {allowed}"
+                raise FieldError(name, f"not supported (got {shown(value)}): {advice}")
         return {name: value for name in _honoured(cls) if (value := body.get(name)) is not None}
 
     @classmethod

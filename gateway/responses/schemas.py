@@ -16,6 +16,16 @@ from gateway.responses.item_schemas import ResponseInput
 LOGPROBS = "message.output_text.logprobs"
 MAX_METADATA = 16
 
+# Fields of chat completions, with the field of this API.
+_INSTEAD: Mapping[str, str] = MappingProxyType(
+    {
+        "max_completion_tokens": "max_output_tokens",
+        "max_tokens": "max_output_tokens",
+        "messages": "input",
+        "reasoning_effort": "reasoning.effort",
+        "response_format": "text.format",
+    }
+)
 # Not supported: each is accepted only with a value that changes nothing.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
@@ -28,6 +38,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "moderation": (),
         "prompt": (),
         "vllm_xargs": ({},),
+        **dict.fromkeys(_INSTEAD, ()),
     }
 )
 # Accepted with any value. They are about the client's bookkeeping, about scheduling and caching.
@@ -161,6 +172,7 @@ class ResponseRequest(SamplingFields):
     model_config = with_example({"input": "What is the capital of Peru?", "max_output_tokens": 50})
 
     neutral = _NEUTRAL
+    instead = _INSTEAD
     hints = _HINTS
 
     input: ResponseInput | None = None

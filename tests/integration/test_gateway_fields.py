@@ -455,6 +455,15 @@ async def test_a_refused_value_is_named(gateway: RunningGateway, body: Body, nam
     assert name in (error if isinstance(error, str) else f"{error.get('param')} {error['message']}")
 
 
+@pytest.mark.parametrize(("body", "name"), [(body, name) for body in BODIES for name in body.schema.instead], ids=id_of)
+async def test_a_field_of_another_api_is_an_error_with_the_one_to_use(
+    gateway: RunningGateway, body: Body, name: str
+) -> None:
+    response = await send(gateway, body, {name: {"type": "json_object"}})
+    assert response.status_code == 400
+    assert f"use `{body.schema.instead[name]}`" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.title)
 async def test_a_field_that_is_in_no_table_is_named_in_a_header(gateway: RunningGateway, body: Body) -> None:
     await gateway.http.post("/api/copy", json={"source": "tiny", "destination": "there"})
