@@ -67,7 +67,7 @@ _ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-# With these details Anthropic's client goes on without a thread: it sends the whole conversation.
+# With these details Anthropic's client continues without a thread: it sends the whole conversation.
 _ANTHROPIC_DETAILS = {"thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
 
 

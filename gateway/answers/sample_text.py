@@ -89,7 +89,7 @@ class SampleText:
                 if self.matched_stop is not None:
                     break
             else:
-                # No stop string goes on across a call or reasoning.
+                # No stop string spans a call or reasoning.
                 text += self._release_held()
                 self._parts.append(part)
                 self.num_calls += isinstance(part, CallBegan)

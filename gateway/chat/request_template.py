@@ -1,4 +1,4 @@
-"""Chat templates in requests: who may send them, and which are valid. A template is code that runs on this server."""
+"""Chat templates in requests: the permission to send them, and their check. A template is code that runs on this server."""
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 from gateway.models.served_model import ServedModel

@@ -188,7 +188,7 @@ class CallReader:
         return [text.strip() for text in self._syntax.call[position + 1 :] if not isinstance(text, Slot)]
 
     def _read_parameters(self, call: OpenCall, position: int) -> Steps[str]:
-        # A model that forgets how a call ends goes on with the next one.
+        # A model that forgets how a call ends begins the next one.
         endings = dict.fromkeys((*self._endings(position), *self._syntax.end[:1], self._opening))
         parameters = ParametersReader(self._reader, call, self._syntax.parameter)
         return (yield from parameters.read_parameters([text for text in endings if text]))

@@ -39,7 +39,7 @@ class JsonScanner:
     """A scanner for one JSON value. It finds the end of the value, and repairs what models often write wrongly.
 
     Line breaks and backslashes in strings are escaped, Python's words are replaced, and a comma after the last item is left out.
-    The text so far is always the beginning of JSON: a value that goes on in another way is broken there.
+    The text so far is always the beginning of JSON: a value that continues in another way is broken there.
     """
 
     def __init__(self) -> None:

@@ -81,7 +81,7 @@ def _written_call(template: ChatTemplate, output_format: OutputFormat) -> str:
         if before != after:
             break
         length += 1
-    # The prompt may go on with another marker, which begins like the call's.
+    # The prompt may continue with another marker, which begins like the call's.
     return whole[length:] if length == len(prompt) else whole[max(0, length - _MAX_MARKER) :]
 
 

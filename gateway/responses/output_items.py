@@ -1,4 +1,4 @@
-"""The output of a response: items made from the parts of an answer, and the events that tell of their growth."""
+"""The output of a response: items made from the parts of an answer, and an event for each change of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence

@@ -75,11 +75,11 @@ class ResponseReply:
                         yield self._lifecycle("in_progress")
                     case TextDelta():
                         self._logprobs.count_logprobs(event.logprobs)
-                        for told in self._output.add_delta(event):
-                            yield self._numbered(told)
+                        for item_event in self._output.add_delta(event):
+                            yield self._numbered(item_event)
                     case SampleEnded():
-                        for told in self._finish(event):
-                            yield told
+                        for last_event in self._finish(event):
+                            yield last_event
 
     def fail(self, error: GatewayError) -> JSONObject:
         """End the response with an error, and return its last event."""
@@ -95,8 +95,8 @@ class ResponseReply:
 
     def _finish(self, end: SampleEnded) -> Iterator[JSONObject]:
         is_cut = end.reason is FinishReason.LENGTH
-        for told in self._output.finish(is_cut=is_cut):
-            yield self._numbered(told)
+        for item_event in self._output.finish(is_cut=is_cut):
+            yield self._numbered(item_event)
         status = "incomplete" if is_cut else "completed"
         self._state |= {"status": status, "completed_at": int(time.time()), "usage": _usage(end)}
         if is_cut:

@@ -272,7 +272,7 @@ Global___TokenSequence: _TypeAlias = TokenSequence  # noqa: Y015
 class Constraint(_message.Message):
     """A rule for the output. The worker computes from it, before each token, the set of tokens that may come next; all other logits
     become -inf between steps 1 and 2 of the order above. The set depends on the constraint and the generated tokens only, so that
-    a sample goes on elsewhere with the same tokens. The scheduler passes the constraint on without reading it. What bans tokens, as
+    a sample resumes elsewhere with the same tokens. The scheduler passes the constraint on without reading it. What bans tokens, as
     min_tokens does, counts only if it leaves a token of the set.
 
     A sample goes through phases: reasoning, if the constraint describes one, then the answer. The grammar applies to the answer:

@@ -190,8 +190,8 @@ class Guide:
     def _banned(self, reasoning: Reasoning) -> Sequence[int]:
         """Return the tokens with which the answer would not obey a grammar that applies to all of it.
 
-        Such a token ends the sequence without an answer, or ends the reasoning and has bytes of the answer too, of which the
-        matcher could not be told.
+        Such a token ends the sequence without an answer, or ends the reasoning and has bytes of the answer too, which the
+        matcher could not be given.
         """
         if not self._governs_all:
             return ()

@@ -98,6 +98,8 @@ class Chunk:
     num_tokens: int
     max_new_tokens: int
     """Maximum number of new tokens to sample after the chunk; at least one is sampled, unless this is 0."""
+    num_forced: int = 0
+    """Number of the last tokens of the chunk that its constraint forces. They are new, too."""
 
     @property
     def end(self) -> int:
@@ -108,9 +110,6 @@ class Chunk:
     def max_computed(self) -> int:
         """Maximum number of the sequence's tokens that have keys and values after this step: all but the last new one."""
         return self.max_start + self.num_tokens + max(0, self.max_new_tokens - 1)
-
-    num_forced: int = 0
-    """Number of the last tokens of the chunk that its constraint forces. They are new, too."""
 
     def with_forced(self, token_ids: Sequence[int]) -> "Chunk":
         """Return the chunk with tokens that the sequence must continue with, of which the engine does not know yet."""

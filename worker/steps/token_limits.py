@@ -1,6 +1,6 @@
 """The tokens that a request allows or bans by their ids: allowed_token_ids and bad_words.
 
-They depend on the request and the generated tokens only, so that nothing is replayed when a sequence goes on elsewhere.
+They depend on the request and the generated tokens only, so that nothing is replayed when a sequence resumes on another worker.
 
 Legend: W int32 words of a mask (constraints/masks.py).
 """
