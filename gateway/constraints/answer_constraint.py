@@ -11,13 +11,15 @@ from gateway.constraints.compose import compose_constraint, text_constraint
 from gateway.constraints.json_rule import schema_problem
 from gateway.constraints.refusals import with_place
 from gateway.constraints.text_value import UnsupportedSchemaError
-from gateway.errors import InvalidRequestError
+from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.prompts.tools import Tool, ToolChoice, ToolMode
 from pagoda.models.output_formats.description import CallSyntax
 from pagoda.wire.constraint import Constraint
 
 _MANY_TOOLS = 16
+MAX_TOOLS_S = 30.0
+"""Maximum time for the checks of one request's tools, in seconds. A thousand schemas may each need the limit of one check."""
 
 
 async def answer_constraint(grammars: GrammarCompiler, model: ServedModel, form: AnswerForm) -> Constraint | None:
@@ -52,7 +54,17 @@ async def _tool_rules(grammars: GrammarCompiler, model: ServedModel, form: Answe
     if not calls.trigger and form.text is None and choice.mode is not ToolMode.REQUIRED:
         return []
     checks = _ToolChecks(grammars, model, calls)
-    return [await checks.rule_of(tool, choice) for tool in form.callable_tools]
+    try:
+        async with asyncio.timeout(MAX_TOOLS_S):
+            return [await checks.rule_of(tool, choice) for tool in form.callable_tools]
+    except TimeoutError:
+        # The schemas that were checked are known when the client tries again.
+        raise GatewayError(
+            ErrorKind.OVERLOADED,
+            f"tools: their schemas could not be checked within {MAX_TOOLS_S:g} s; try again later, or send fewer or simpler ones.",
+            param="tools",
+            retry_after_s=MAX_TOOLS_S,
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from gateway.constraints.choice_rule import choice_rule
 from gateway.constraints.compiler import GrammarCompiler
 from gateway.constraints.compose import compose_constraint
 from gateway.constraints.kept_constraints import KeptConstraints
-from gateway.errors import InvalidRequestError
+from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.prompts.reasoning_start import ReasoningStart
 from gateway.prompts.tools import Tool, ToolChoice, ToolMode
@@ -104,3 +104,10 @@ def test_constraints_that_were_used_last_are_kept() -> None:
     assert [kept.find(tokenizer, origin) for origin in range(4)] == [constraints[0], None, *constraints[2:]]
     kept.keep(tokenizer, 4, Constraint(grammar="x" * 5000))
     assert kept.find(tokenizer, 4) is None
+
+
+async def test_the_time_to_check_tools_is_limited(grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TOOLS_S", 0.0)
+    with pytest.raises(GatewayError, match="tools: their schemas could not be checked within 0 s") as raised:
+        await constraint_of(grammars, tools=tools("f", "g"))
+    assert raised.value.kind is ErrorKind.OVERLOADED
