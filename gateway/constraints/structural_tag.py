@@ -16,7 +16,7 @@ from gateway.constraints.regex_rule import regex_terminal
 from gateway.constraints.text_rule import TextRule, refuse_long
 from gateway.errors import InvalidRequestError
 from gateway.http.schema import shown
-from pagoda.wire.constraint import MAX_TRIGGERS
+from pagoda.wire.constraint import MAX_MARKER_BYTES, MAX_TRIGGERS
 
 MAX_PARTS = 1000
 MAX_NESTING = 50
@@ -124,6 +124,8 @@ class _Writer:
         for index, trigger in enumerate(triggers):
             if not isinstance(trigger, str) or not trigger:
                 raise _wrong(f"{path}.triggers.{index}", "must be a string that is not empty")
+            if (length := len(trigger.encode())) > MAX_MARKER_BYTES:
+                raise _wrong(f"{path}.triggers.{index}", f"may have at most {MAX_MARKER_BYTES} bytes (got {length})")
             begun = [(where, tag) for where, tag in tags if _text(tag, "begin", where).startswith(trigger)]
             if not begun:
                 raise _wrong(f"{path}.triggers.{index}", f"no tag begins with {shown(trigger)}")

@@ -97,6 +97,7 @@ def test_free_text_between_tags_needs_no_grammar() -> None:
         ({"format": {"type": "any_text", "excludes": ["a"]}}, "f.format.excludes"),
         ({"format": {**TRIGGERED, "triggers": ["<g="]}}, "f.format.triggers.0"),
         ({"format": {**TRIGGERED, "triggers": ["<f=n"]}}, "f.format.tags.1.begin"),
+        ({"structures": [{"begin": "é" * 129}], "triggers": ["é" * 129]}, "f.triggers.0"),
         (
             {"format": {"type": "tag", "begin": "a", "content": {"type": "json_schema", "json_schema": 5}, "end": ""}},
             "f.format.content.json_schema",
