@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from gateway import operations, unsupported
 from gateway.answers.generation import TextGenerator
@@ -218,19 +219,27 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Answer errors that the framework raises: an unknown path, or a method that the path does not have."""
     assert isinstance(error, HTTPException)
     path = request.url.path
+    headers = dict(error.headers or {})
     match error.status_code:
         case 404:
             failure = GatewayError(ErrorKind.ROUTE_NOT_FOUND, _no_such_route(request.method, path))
         case 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
+            headers["Allow"] = allowed = ", ".join(_methods_of(request))
             failure = GatewayError(
                 ErrorKind.METHOD_NOT_ALLOWED, f"{path} does not allow {request.method}; use {allowed}."
             )
         case _:
             failure = GatewayError(ErrorKind.INVALID_REQUEST, str(error.detail))
     response = error_response(path, failure)
-    response.headers.update(error.headers or {})
+    response.headers.update(headers)
     return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods that the path has. The framework names only those of the first route of the path."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    found = (route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for methods in found for method in methods})
 
 
 def _no_such_route(method: str, path: str) -> str:

@@ -157,7 +157,7 @@ async def test_usage_is_null_until_the_last_chunk(
 Call = Callable[[openai.AsyncOpenAI], Awaitable[Any]]
 NOT_THERE: dict[str, Call] = {
     "embeddings": lambda client: client.embeddings.create(model="tiny", input="Hi"),
-    "responses": lambda client: client.responses.create(model="tiny", input="Hi"),
+    "conversations": lambda client: client.conversations.create(),
     "a response": lambda client: client.responses.retrieve("resp_1"),
     "moderations": lambda client: client.moderations.create(input="Hi"),
     "images": lambda client: client.images.generate(prompt="Hi"),

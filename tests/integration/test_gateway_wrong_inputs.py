@@ -312,6 +312,7 @@ async def test_a_prompt_longer_than_the_window_names_both_numbers(
         ("DELETE", "/api/chat", 405, "use POST"),
         ("POST", "/v1/models", 405, "use"),
         ("POST", "/health", 405, "use"),
+        ("POST", "/v1/responses/resp_1", 405, "use DELETE, GET, HEAD."),
     ],
 )
 async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, status: int, next_step: str) -> None:
