@@ -56,7 +56,7 @@ class JsonScanner:
         """Escape of the first half of a surrogate pair, not part of the output yet."""
         self._word = ""
         """Beginning of a word such as `true`, not part of the output yet."""
-        self._comma = ""
+        self._comma: list[str] = []
         """A comma, and whitespace after it, not part of the output yet."""
         self.is_complete = False
         self.is_broken = False
@@ -74,8 +74,8 @@ class JsonScanner:
 
     def take_rest(self) -> str:
         """Return what was held back, at the end of the output or of what is JSON."""
-        rest = self._comma + self._word + self._high + self._escape
-        self._comma = self._word = self._high = self._escape = ""
+        rest = "".join((*self._comma, self._word, self._high, self._escape))
+        self._comma, self._word, self._high, self._escape = [], "", "", ""
         return rest
 
     def _scan_structure(self, text: str, position: int, repaired: list[str]) -> int:
@@ -93,10 +93,7 @@ class JsonScanner:
             return self._add_to_number(number, repaired) if self._begin_value(repaired) else position
         if space := _SPACE.match(text, position):
             written = " " if space.group().strip(_JSON_SPACE) else space.group()
-            if self._comma:
-                self._comma += written
-            else:
-                repaired.append(written)
+            (self._comma or repaired).append(written)
             return space.end()
         return self._scan_mark(text, position, repaired)
 
@@ -113,8 +110,8 @@ class JsonScanner:
         return True
 
     def _release_comma(self, repaired: list[str]) -> None:
-        repaired.append(self._comma)
-        self._comma = ""
+        repaired += self._comma
+        self._comma = []
 
     def _add_to_number(self, found: re.Match[str], repaired: list[str]) -> int:
         number = self._number + found.group()
@@ -150,13 +147,13 @@ class JsonScanner:
     def _scan_mark(self, text: str, position: int, repaired: list[str]) -> int:
         character = text[position]
         if character == "," and self._next is _Next.COMMA:
-            self._comma = character
+            self._comma = [character]
             self._next = _Next.KEY_OR_VALUE
             return position + 1
         if character == ":" and self._next is _Next.COLON:
             self._next = _Next.VALUE
         elif character == self._open[-1] and self._next in (_Next.FIRST, _Next.KEY_OR_VALUE, _Next.COMMA):
-            self._comma = ""
+            self._comma = []
             self._close()
         elif character == '"' and self._open[-1] == "}" and self._next in (_Next.FIRST, _Next.KEY_OR_VALUE):
             self._release_comma(repaired)

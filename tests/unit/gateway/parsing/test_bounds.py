@@ -21,6 +21,7 @@ LONG = [
     ("hermes", '<tool_call>{"x": "', "a"),
     ("hermes", '<tool_call>{"arguments": {"a": "', "b"),
     ("hermes", '<tool_call>{"name": "f", "arguments": ', '{"a":'),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"a": 1,', " "),
     ("qwen-xml", "<tool_call><function=f><parameter=n>", "1"),
     ("qwen-xml", "<tool_call><function=f><parameter=text>", "\n</param"),
     ("qwen-xml", "<tool_call><function=f><parameter=n>1</parameter>", "stray "),
