@@ -56,11 +56,12 @@ async def test_the_official_client_does_not_see_them(gateway: RunningGateway) ->
     assert "".join(texts) == "Hello"
 
 
-async def test_an_error_that_comes_at_once_has_its_status(gateway: RunningGateway) -> None:
+async def test_an_error_that_comes_before_a_comment_has_its_status(short_path: Path) -> None:
     refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", 1.0)
-    gateway.scheduler.answer = lambda *_: Answer(refusal=refusal)
-    async with gateway.http.stream("POST", "/v1/completions", json={"prompt": "Hi", "stream": True}) as response:
-        assert response.status_code == 429
+    async with running_gateway(short_path, comment_interval_s=60) as gateway:
+        gateway.scheduler.answer = lambda *_: Answer(refusal=refusal)
+        async with gateway.http.stream("POST", "/v1/completions", json={"prompt": "Hi", "stream": True}) as response:
+            assert response.status_code == 429
 
 
 async def test_an_error_behind_a_comment_is_an_event(gateway: RunningGateway) -> None:
