@@ -117,7 +117,8 @@ class SampleText:
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []
         token_ids, self._token_ids = tuple(self._token_ids), []
-        parts, self._parts = tuple(self._parts), []
+        parts = tuple(self._parts)
+        self._parts.clear()
         return TextDelta(
             index=self._index,
             text=text,

@@ -23,7 +23,7 @@ class Call:
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # Not frozen: that would cost a microsecond per token.
 class Piece:
     """The part of an answer that one line adds."""
 

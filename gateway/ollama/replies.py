@@ -34,7 +34,8 @@ class Reply(ABC):
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, TextDelta):
-                    piece = answer.add_parts(event.answer_parts)
+                    # Most answers are not parsed: their text is a piece by itself.
+                    piece = answer.add_parts(event.parts) if event.parts else Piece(content=event.text)
                     if piece or event.logprobs:
                         yield self._answer_line(piece, event.logprobs) | {"done": False}
                 elif isinstance(event, SampleEnded):
@@ -107,7 +108,10 @@ class GenerateReply(Reply):
         self._prompt = prompt
 
     def _piece_fields(self, piece: Piece) -> JSONObject:
-        return {"response": piece.content, **_thinking_field(piece)}
+        fields: JSONObject = {"response": piece.content}
+        if piece.thinking:
+            fields["thinking"] = piece.thinking
+        return fields
 
     def _context_field(self, end: SampleEnded) -> JSONObject:
         return {} if self._prompt is None else {"context": [*self._prompt, *end.token_ids]}
@@ -117,14 +121,12 @@ class ChatReply(Reply):
     """The reply of /api/chat."""
 
     def _piece_fields(self, piece: Piece) -> JSONObject:
-        message: JSONObject = {"role": "assistant", "content": piece.content, **_thinking_field(piece)}
+        message: JSONObject = {"role": "assistant", "content": piece.content}
+        if piece.thinking:
+            message["thinking"] = piece.thinking
         if piece.calls:
             message["tool_calls"] = [_call(call) for call in piece.calls]
         return {"message": message}
-
-
-def _thinking_field(piece: Piece) -> JSONObject:
-    return {"thinking": piece.thinking} if piece.thinking else {}
 
 
 def _call(call: Call) -> JSONObject:
