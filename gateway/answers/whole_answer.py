@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gateway.parsing.parts import AnswerPart, CallArguments, CallBegan, ContentPart, ReasoningPart
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class WholeCall:
     """A tool call. `arguments` is JSON text."""
 
@@ -17,11 +17,13 @@ class WholeCall:
 
 @dataclass(slots=True)
 class WholeAnswer:
-    """The answer so far: its text, its reasoning and its calls."""
+    """The answer so far: its text, its reasoning and its calls. Pieces are joined when they are read."""
 
-    calls: list[WholeCall] = field(default_factory=list)
     _texts: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
+    _begun: list[CallBegan] = field(default_factory=list)
+    _arguments: list[list[str]] = field(default_factory=list)
+    """The pieces of the arguments of each call."""
 
     @property
     def text(self) -> str:
@@ -30,6 +32,13 @@ class WholeAnswer:
     @property
     def reasoning(self) -> str:
         return "".join(self._reasoning)
+
+    @property
+    def calls(self) -> list[WholeCall]:
+        return [
+            WholeCall(begun.id, begun.name, "".join(pieces))
+            for begun, pieces in zip(self._begun, self._arguments, strict=True)
+        ]
 
     def add_parts(self, parts: Iterable[AnswerPart]) -> None:
         """Add the next parts. The arguments of a call follow its beginning."""
@@ -40,6 +49,7 @@ class WholeAnswer:
                 case ReasoningPart():
                     self._reasoning.append(part.text)
                 case CallBegan():
-                    self.calls.append(WholeCall(part.id, part.name))
+                    self._begun.append(part)
+                    self._arguments.append([])
                 case CallArguments():
-                    self.calls[part.index].arguments += part.text
+                    self._arguments[part.index].append(part.text)

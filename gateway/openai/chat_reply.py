@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gateway.answers.text_events import SampleEnded, TokenText
 from gateway.answers.text_request import TextRequest
-from gateway.answers.whole_answer import WholeAnswer, WholeCall
+from gateway.answers.whole_answer import WholeCall
 from gateway.models.served_model import ServedModel
 from gateway.openai.reply import Choice, JSONObject, Reply, reply_form
 from gateway.openai.schemas import ChatRequest
@@ -59,19 +59,17 @@ class ChatReply(Reply):
         return {"delta": delta | {"tool_calls": list(calls.values())}}
 
     def _whole_text(self, choice: Choice) -> JSONObject:
-        answer = choice.answer
-        content = None if answer.calls and not answer.text else answer.text
+        answer, calls = choice.answer, choice.answer.calls
+        content = None if calls and not answer.text else answer.text
         message: JSONObject = {"role": "assistant", "content": content, "refusal": None}
-        return {"message": message | self._reasoning(answer.reasoning) | self._whole_calls(answer)}
+        return {"message": message | self._reasoning(answer.reasoning) | self._whole_calls(calls)}
 
-    def _whole_calls(self, answer: WholeAnswer) -> JSONObject:
-        if not answer.calls:
+    def _whole_calls(self, calls: Sequence[WholeCall]) -> JSONObject:
+        if not calls:
             return {}
         if self._has_function_call:
-            return {"function_call": _function(answer.calls[0])}
-        return {
-            "tool_calls": [{"id": call.id, "type": "function", "function": _function(call)} for call in answer.calls]
-        }
+            return {"function_call": _function(calls[0])}
+        return {"tool_calls": [{"id": call.id, "type": "function", "function": _function(call)} for call in calls]}
 
     def _reasoning(self, text: str) -> JSONObject:
         """Return the reasoning under both of the names that clients read, or nothing if there is none."""
