@@ -1,8 +1,10 @@
 """Log-probabilities of the tokens of answers and prompts: joined with the tokens' text, collected, and limited in number."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
+from typing import Any
 
 from gateway.answers.text_events import PromptScored, TokenText
 from gateway.answers.text_request import TextRequest
@@ -34,6 +36,16 @@ def plain_token(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> T
     utf8 = tokenizer.token_bytes(token_id) or text.encode()
     bounded = None if logprob is None else max(logprob, LOWEST_LOGPROB)
     return TokenText(token_id=token_id, text=text, utf8=utf8, logprob=bounded)
+
+
+def token_object(token: TokenText, name_of: Callable[[TokenText], str] = attrgetter("text")) -> dict[str, Any]:
+    """Return the token with its alternatives in the form of OpenAI's chats and responses, and of Ollama's API."""
+    top = [_scored(alternative, name_of) for alternative in token.top]
+    return _scored(token, name_of) | {"top_logprobs": top}
+
+
+def _scored(token: TokenText, name_of: Callable[[TokenText], str]) -> dict[str, Any]:
+    return {"token": name_of(token), "logprob": token.logprob, "bytes": list(token.utf8)}
 
 
 class AnswerLogprobs:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gateway.answers.logprobs import AnswerLogprobs
+from gateway.answers.logprobs import AnswerLogprobs, token_object
 from gateway.answers.text_events import SampleEnded, TextDelta, TextEvents, TokenText
 from gateway.ollama.pieces import AnswerPieces, Call, Piece, joined
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
@@ -79,10 +79,7 @@ class Reply(ABC):
     def _answer_line(self, piece: Piece, logprobs: Sequence[TokenText]) -> JSONObject:
         line: JSONObject = {"model": self._model, "created_at": _now()} | self._piece_fields(piece)
         if self._wants_logprobs and logprobs:
-            line["logprobs"] = [
-                _token(token) | {"top_logprobs": [_token(alternative) for alternative in token.top]}
-                for token in logprobs
-            ]
+            line["logprobs"] = list(map(token_object, logprobs))
         return line
 
     def _last_fields(self, end: SampleEnded) -> JSONObject:
@@ -131,10 +128,6 @@ class ChatReply(Reply):
 
 def _call(call: Call) -> JSONObject:
     return {"id": call.id, "function": {"index": call.index, "name": call.name, "arguments": call.arguments}}
-
-
-def _token(token: TokenText) -> JSONObject:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}
 
 
 def _nanoseconds(seconds: float) -> int:

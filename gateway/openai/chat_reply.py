@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from gateway.answers.logprobs import token_object
 from gateway.answers.text_events import SampleEnded, TokenText
 from gateway.answers.text_request import TextRequest
 from gateway.answers.whole_answer import WholeCall
@@ -85,14 +86,7 @@ class ChatReply(Reply):
         return super()._usage() | {"completion_tokens_details": {"reasoning_tokens": num_reasoning}}
 
     def _logprobs(self, tokens: Sequence[TokenText], num_characters_before: int) -> JSONObject:
-        content = [
-            self._scored_token(token) | {"top_logprobs": [self._scored_token(alternative) for alternative in token.top]}
-            for token in tokens
-        ]
-        return {"content": content, "refusal": None}
-
-    def _scored_token(self, token: TokenText) -> JSONObject:
-        return {"token": self._token_name(token), "logprob": token.logprob, "bytes": list(token.utf8)}
+        return {"content": [token_object(token, self._token_name) for token in tokens], "refusal": None}
 
 
 def _function(call: WholeCall) -> JSONObject:

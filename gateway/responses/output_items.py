@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from gateway.answers.text_events import TextDelta, TokenText
+from gateway.answers.logprobs import token_object
+from gateway.answers.text_events import TextDelta
 from gateway.parsing.parts import CallArguments, CallBegan, ContentPart, ReasoningPart
 from gateway.responses.ids import output_item_id
 
@@ -183,7 +184,7 @@ class Output:
     def add_delta(self, delta: TextDelta) -> Iterator[JSONObject]:
         """Yield the events of what is new in the answer."""
         # The log-probabilities of reasoning and calls are not shown.
-        logprobs = [_logprob(token) for token in delta.logprobs]
+        logprobs = list(map(token_object, delta.logprobs))
         for part in delta.answer_parts:
             match part:
                 case ContentPart(text):
@@ -225,11 +226,3 @@ class Output:
             yield from self._items[-1].end(COMPLETED)
         self._items.append(item)
         yield from item.begin()
-
-
-def _logprob(token: TokenText) -> JSONObject:
-    return _scored(token) | {"top_logprobs": [_scored(alternative) for alternative in token.top]}
-
-
-def _scored(token: TokenText) -> JSONObject:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}
