@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.upstream import schedulers
 from tests.fakes.documented_replies import violations
 from tests.fakes.gateway import RunningGateway, running_gateway
 
@@ -16,6 +17,12 @@ def _replies_are_documented() -> Iterator[None]:
     violations.clear()
     yield
     assert not violations, "\n".join(violations)
+
+
+@pytest.fixture(autouse=True)
+def patient_gateways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the gateway wait for a scheduler's models. On a busy machine it would else use the answer of a second ago."""
+    monkeypatch.setattr(schedulers, "ANSWER_LIMIT_S", 60.0)
 
 
 @pytest.fixture
