@@ -1,7 +1,7 @@
 """Reads a model's hyperparameters from a GGUF file's metadata.
 
 The only weights it reads are the rope factors, because GGUF stores Llama 3's scaling as factors and not as its parameters.
-gguf_families.py reads what is specific to a family.
+The files in families/ read what is specific to a family.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Reads a model's hyperparameters from a Hugging Face checkpoint's config.json.
 
-hf_families.py reads what is specific to a family.
+The files in families/ read what is specific to a family.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from typing import Any
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
-from pagoda.models.formats.hf_families import FAMILIES, Family
+from pagoda.models.formats.families.family import Family
+from pagoda.models.formats.hf_families import FAMILIES
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.model import ModelConfig, RopeScaling
 
