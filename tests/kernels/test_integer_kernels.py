@@ -99,6 +99,11 @@ def test_cap_and_scale() -> None:
     assert torch.equal(INTEGER.scale(x_TD, 48**0.5), REFERENCE.scale(x_TD, 48**0.5))
 
 
+def test_embed_has_the_floats_of_the_table() -> None:
+    table_VD, ids_T = random(20, 48), torch.tensor([3, 0, 19, 3])
+    assert torch.equal(INTEGER.embed(INTEGER.pack_embedding(table_VD), ids_T), table_VD[ids_T])
+
+
 def test_add_and_gather_rows() -> None:
     x_TD, y_TD, rows_R = random(3, 20), random(3, 20, seed=1), torch.tensor([2, 0, 2])
     assert torch.equal(INTEGER.add(x_TD, y_TD), REFERENCE.add(x_TD, y_TD))

@@ -88,6 +88,12 @@ def test_elementwise(rows: int, size: int) -> None:
     assert same_bits(NATIVE.add(x_TI, x_TI.flip(0)), REFERENCE.add(x_TI, x_TI.flip(0)))
 
 
+def test_embed() -> None:
+    table_VD, ids_T = random(20, 48), torch.tensor([3, 0, 19, 3])
+    result = NATIVE.embed(NATIVE.pack_embedding(table_VD), ids_T)
+    assert same_bits(result, REFERENCE.embed(REFERENCE.pack_embedding(table_VD), ids_T))
+
+
 def test_gather_rows() -> None:
     x_TD, rows_R = torch.cat((hard_rows(5, 33), non_finite_row(33))), torch.tensor([5, 0, 5, 3])
     assert same_bits(NATIVE.gather_rows(x_TD, rows_R), x_TD[rows_R])

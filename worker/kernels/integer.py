@@ -13,6 +13,9 @@ Budgets, in bits, for a sum over n terms:
 Legend as in step_batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
 from worker.kernels.attention_plan import AttentionPlanner
@@ -20,10 +23,11 @@ from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt
 from worker.kernels.four_bit import FourBitLinear, linear_four_bit, pack_four_bit
 from worker.kernels.hadamard_int8 import BLOCK, IntegerLinear, num_blocks, round_blocks
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerAttention, IntegerKV, KVFormat
-from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.interface import Embedding, Forward, LayerKV, LinearWeight
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
-from worker.weights.four_bit import AnyWeight, FourBitWeight
+from worker.weights.four_bit import AnyWeight, FourBitWeight, stack
+from worker.weights.linear_format import Weight, as_list, as_matrix
 
 WEIGHTS_PER_PASS = 1 << 18
 """Number of weights rounded at once when a model is loaded: few enough to stay in a core's cache between operations."""
@@ -34,6 +38,15 @@ GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
 def norm_levels(size: int) -> int:
     """Return the levels to which a row of this size is rounded before it is squared and summed."""
     return 1 << min(22, (52 - (size - 1).bit_length()) // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class FloatEmbedding:
+    table_VD: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.table_VD.nbytes
 
 
 class IntegerKernels:
@@ -50,10 +63,24 @@ class IntegerKernels:
     def prepare(self, forward: Forward) -> Forward:
         return forward
 
-    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
+    def pack_linear(self, weights: Weight | Sequence[Weight], bias_O: torch.Tensor | None = None) -> LinearWeight:
+        return self._pack(stack([weight.unpack() for weight in as_list(weights)]), bias_O)
+
+    def pack_embedding(self, weight: Weight) -> Embedding:
+        return FloatEmbedding(as_matrix(weight))
+
+    def tied_output(self, embedding: Embedding) -> LinearWeight:
+        assert isinstance(embedding, FloatEmbedding)
+        return self._pack(embedding.table_VD, None)
+
+    def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
+        assert isinstance(embedding, FloatEmbedding)
+        return self.gather_rows(embedding.table_VD, token_ids_T)
+
+    def _pack(self, weight: AnyWeight, bias_O: torch.Tensor | None) -> IntegerLinear:
         if isinstance(weight, FourBitWeight):
             return pack_four_bit(weight, bias_O)
-        return self._pack_bytes(weight, bias_O)
+        return self._pack_bytes(weight.float(), bias_O)
 
     def _pack_bytes(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> IntegerLinear:
         (num_out, num_in), num_groups = weight_OI.shape, num_blocks(weight_OI.shape[1])

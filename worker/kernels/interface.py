@@ -32,11 +32,18 @@ from typing import Protocol
 import torch
 
 from worker.kernels.step_batch import StepBatch
-from worker.weights.four_bit import AnyWeight
+from worker.weights.linear_format import Weight
 
 
 class LinearWeight(Protocol):
     """A weight in an implementation's own form, opaque to other code."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class Embedding(Protocol):
+    """An embedding table in an implementation's own form, opaque to other code."""
 
     @property
     def num_bytes(self) -> int: ...
@@ -62,8 +69,20 @@ class Kernels(Protocol):
         The next step may overwrite its logits.
         """
 
-    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        """Convert an [out, in] weight, float32 or four-bit as in its file, into the form that `linear` reads."""
+    def pack_linear(self, weights: Weight | Sequence[Weight], bias_O: torch.Tensor | None = None) -> LinearWeight:
+        """Convert an [out, in] weight, as it is in its file, into the form that `linear` reads.
+
+        Several weights that read the same input become one linear, whose outputs are theirs, side by side.
+        """
+
+    def pack_embedding(self, weight: Weight) -> Embedding:
+        """Convert an embedding table [vocabulary, hidden size] into the form that `embed` reads."""
+
+    def tied_output(self, embedding: Embedding) -> LinearWeight:
+        """Return the linear whose weight is the embedding table."""
+
+    def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
+        """Return the tokens' rows of the table, as float32 [T, D]."""
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         """Return x W^T + b, as float32 [T, out]."""
@@ -120,4 +139,4 @@ class Kernels(Protocol):
         """
 
     def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
-        """Return the rows `rows_R` of x: of an embedding or rope table, or of the hidden states that are sampled."""
+        """Return the rows `rows_R` of x: of a rope table, or of the hidden states that are sampled."""

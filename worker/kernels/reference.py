@@ -6,15 +6,16 @@ chooses the order of its sums by shape.
 Legend as in step_batch.py and attention_plan.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
-from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.interface import Embedding, Forward, LayerKV, LinearWeight
 from worker.kernels.step_batch import StepBatch
-from worker.weights.four_bit import AnyWeight, as_float32
+from worker.weights.linear_format import Weight, as_matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,18 @@ class ReferenceKernels:
     def prepare(self, forward: Forward) -> Forward:
         return forward
 
-    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        return Float32Linear(as_float32(weight), bias_O)
+    def pack_linear(self, weights: Weight | Sequence[Weight], bias_O: torch.Tensor | None = None) -> LinearWeight:
+        return Float32Linear(as_matrix(weights), bias_O)
+
+    def pack_embedding(self, weight: Weight) -> Embedding:
+        return self.pack_linear(weight)
+
+    def tied_output(self, embedding: Embedding) -> LinearWeight:
+        return embedding
+
+    def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
+        assert isinstance(embedding, Float32Linear)
+        return embedding.weight_OI[token_ids_T]
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, Float32Linear)

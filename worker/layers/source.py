@@ -8,7 +8,7 @@ import torch
 from pagoda.models.model import ModelConfig
 from worker.kernels.interface import Kernels, LinearWeight
 from worker.weights.checkpoint import Weights
-from worker.weights.four_bit import AnyWeight, stack
+from worker.weights.linear_format import StoredWeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,24 +23,26 @@ class LayerSource:
 
         A bias is used if the checkpoint has one, even if it is not needed.
         """
-        matrix = stack([self._take_matrix(f"{name}.weight", (num_out, num_in)) for name, num_out in num_outs.items()])
+        matrices = [self._take_matrix(f"{name}.weight", (num_out, num_in)) for name, num_out in num_outs.items()]
         take_bias = self._take if needs_bias else self._take_optional
         biases = [take_bias(f"{name}.bias", (num_out,)) for name, num_out in num_outs.items()]
-        if all(bias is None for bias in biases):
-            return self.kernels.pack_linear(matrix)
         filled = [
             torch.zeros(num_out, device=self.kernels.device) if bias is None else bias
             for bias, num_out in zip(biases, num_outs.values(), strict=True)
         ]
-        return self.kernels.pack_linear(matrix, torch.cat(filled))
+        has_bias = any(bias is not None for bias in biases)
+        packed = self.kernels.pack_linear(matrices, torch.cat(filled) if has_bias else None)
+        for name in num_outs:
+            self.weights.release(f"layers.{self.index}.{name}.weight")
+        return packed
 
     def take_norm(self, name: str, size: int | None = None) -> torch.Tensor:
         """Return the weight of a norm over `size` elements, or over the hidden size if `size` is None."""
         weight = self._take(f"{name}.weight", (size or self.config.hidden_size,))
         return weight + self.config.norm_weight_offset
 
-    def _take_matrix(self, name: str, shape: tuple[int, int]) -> AnyWeight:
-        return self.weights.take_linear(f"layers.{self.index}.{name}", shape)
+    def _take_matrix(self, name: str, shape: tuple[int, int]) -> StoredWeight:
+        return self.weights.take_matrix(f"layers.{self.index}.{name}", shape)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self.weights.take(f"layers.{self.index}.{name}", shape)

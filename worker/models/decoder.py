@@ -18,6 +18,7 @@ from worker.kernels.step_batch import StepBatch
 from worker.layers.rope import RopeTable, Rotation, first_length, next_length, rope_frequencies
 from worker.layers.source import LayerSource
 from worker.weights.checkpoint import Weights
+from worker.weights.linear_format import StoredWeight
 
 
 class DecoderLayer(Protocol):
@@ -35,7 +36,8 @@ class DecoderModel:
     def __init__(self, config: ModelConfig, kernels: Kernels, weights: Weights, make_layer: MakeLayer) -> None:
         self.config = config
         self._kernels = kernels
-        self._embedding_VD = weights.take("embedding.weight", (config.vocab_size, config.hidden_size))
+        self._embedding = kernels.pack_embedding(self._take_matrix(weights, "embedding.weight"))
+        weights.release("embedding.weight")
         self._num_positions = first_length(config.rotary_size or config.head_size, config.max_position)
         self._rope, self._local_rope = _rope_tables(config, self._num_positions, kernels.device)
         weights.drop("rope_factors")  # The configuration has the same numbers.
@@ -50,7 +52,7 @@ class DecoderModel:
 
     @property
     def weights_bytes(self) -> int:
-        outer = self._embedding_VD.nbytes + self._final_norm_D.nbytes + self._output.num_bytes
+        outer = self._embedding.num_bytes + self._final_norm_D.nbytes + self._output.num_bytes
         tables = self._rope.num_bytes + (0 if self._local_rope is None else self._local_rope.num_bytes)
         return outer + tables + sum(layer.num_bytes for layer in self._layers)
 
@@ -69,7 +71,7 @@ class DecoderModel:
 
     def _forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         kernels, config = self._kernels, self.config
-        x_TD = kernels.gather_rows(self._embedding_VD, batch.token_ids_T)
+        x_TD = kernels.embed(self._embedding, batch.token_ids_T)
         if config.embedding_scale != 1.0:
             x_TD = kernels.scale(x_TD, config.embedding_scale)
         for layer, rotation, layer_kv in zip(self._layers, self._rotations(batch), kv, strict=True):
@@ -97,10 +99,14 @@ class DecoderModel:
 
     def _take_output(self, weights: Weights) -> LinearWeight:
         if not self.config.tie_word_embeddings:
-            vocab_size, hidden_size = self._embedding_VD.shape
-            return self._kernels.pack_linear(weights.take_linear("output.weight", (vocab_size, hidden_size)))
+            packed = self._kernels.pack_linear(self._take_matrix(weights, "output.weight"))
+            weights.release("output.weight")
+            return packed
         weights.drop("output.weight")
-        return self._kernels.pack_linear(self._embedding_VD)
+        return self._kernels.tied_output(self._embedding)
+
+    def _take_matrix(self, weights: Weights, name: str) -> StoredWeight:
+        return weights.take_matrix(name, (self.config.vocab_size, self.config.hidden_size))
 
 
 def _rope_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[RopeTable, RopeTable | None]:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from pagoda.process.resources import return_freed_memory
-from worker.weights.four_bit import AnyWeight
+from worker.weights.linear_format import StoredWeight
 
 RETURN_AFTER_BYTES = 1 << 27
 """Freed memory is returned each time tensors of this size were read. Tensors are float32 until they are packed, so the memory
@@ -30,8 +30,11 @@ class Checkpoint(Protocol):
     def read(self, name: str) -> torch.Tensor:
         """Return float32 in torch's layout: a linear is [out, in]; queries and keys rotate pairs (i, i + H/2)."""
 
-    def read_linear(self, name: str) -> AnyWeight:
-        """Return a linear's weight as `read` does, or in the file's four-bit format."""
+    def read_matrix(self, name: str) -> StoredWeight:
+        """Return a matrix as the file stores it. It may be a view of the mapped file, so drop it before `close`."""
+
+    def forget(self, name: str) -> None:
+        """Release the memory that holds the file's bytes of this tensor, which was read."""
 
     def close(self) -> None: ...
 
@@ -54,13 +57,17 @@ class Weights:
             raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
         return tensor
 
-    def take_linear(self, name: str, shape: tuple[int, int]) -> AnyWeight:
-        """Return a linear's weight. A four-bit weight stays on the processor, which alone computes with that format."""
+    def take_matrix(self, name: str, shape: tuple[int, int]) -> StoredWeight:
+        """Return a matrix as the file stores it, in the processor's memory. Call `release` after it was packed."""
         if name not in self._left:
             raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
-        weight = self._checkpoint.read_linear(name)
+        weight = self._checkpoint.read_matrix(name)
         self._took(name, weight, shape)
-        return weight.to(self._device) if isinstance(weight, torch.Tensor) else weight
+        return weight
+
+    def release(self, name: str) -> None:
+        """Release the memory of a matrix that was packed."""
+        self._checkpoint.forget(name)
 
     def take_optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
         if name not in self._left:
@@ -69,7 +76,7 @@ class Weights:
         self._took(name, tensor, shape)
         return tensor.to(self._device)
 
-    def _took(self, name: str, weight: AnyWeight, shape: tuple[int, ...]) -> None:
+    def _took(self, name: str, weight: torch.Tensor | StoredWeight, shape: tuple[int, ...]) -> None:
         self._left.remove(name)
         if tuple(weight.shape) != shape:
             spelled = self._checkpoint.names[name]

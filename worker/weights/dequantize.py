@@ -13,11 +13,13 @@ Legend: n blocks as rows of uint8, R runs in a block, W weights in a run (R * W 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from pagoda.models.formats.ggml_type import GGMLType
 from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
+from worker.weights.linear_format import StoredWeight
 
 VALUES_PER_PASS = 1 << 20
 """Number of values unpacked at once: few enough to stay in a core's cache between operations and to need little memory."""
@@ -33,10 +35,8 @@ class UnsupportedTypeError(ValueError):
 
 def dequantize(data: memoryview, ggml_type: GGMLType) -> torch.Tensor:
     """Return the tensor as flat float32, in newly allocated memory."""
-    decode = DECODERS.get(ggml_type)
-    if decode is None:
-        known = ", ".join(kind.name for kind in DECODERS)
-        raise UnsupportedTypeError(f"unsupported tensor type {ggml_type.name}; supported: {known}")
+    _check_supported(ggml_type)
+    decode = DECODERS[ggml_type]
     blocks = torch.frombuffer(data, dtype=torch.uint8).view(-1, ggml_type.block_bytes)
     values = torch.empty(blocks.shape[0], ggml_type.block_size)
     blocks_per_pass = VALUES_PER_PASS // ggml_type.block_size
@@ -47,15 +47,37 @@ def dequantize(data: memoryview, ggml_type: GGMLType) -> torch.Tensor:
     return values.flatten()
 
 
-def is_four_bit(ggml_type: GGMLType) -> bool:
-    """Return True if a FourBitWeight can hold tensors of this type."""
-    return ggml_type in FOUR_BIT
+@dataclass(frozen=True, slots=True)
+class GGMLFormat:
+    """One of GGML's types, in the part "blocks": the rows' bytes, uint8 [O, bytes of a row]."""
+
+    ggml_type: GGMLType
+
+    @property
+    def name(self) -> str:
+        return self.ggml_type.name
+
+    def unpack(self, weight: StoredWeight, first: int, end: int) -> AnyWeight:
+        """Return rows in newly allocated memory."""
+        rows = weight.parts["blocks"][weight.file_rows(first, end)].contiguous()
+        if self.ggml_type not in FOUR_BIT:
+            return dequantize(rows.numpy().data.cast("B"), self.ggml_type).view(len(rows), -1)
+        return FOUR_BIT[self.ggml_type](rows.view(-1, self.ggml_type.block_bytes)).view(len(rows))
 
 
-def read_four_bit(data: memoryview, ggml_type: GGMLType, num_out: int) -> FourBitWeight:
-    """Return the tensor as `num_out` rows, in newly allocated memory."""
-    blocks = torch.frombuffer(data, dtype=torch.uint8).view(-1, ggml_type.block_bytes)
-    return FOUR_BIT[ggml_type](blocks).view(num_out)
+def stored_blocks(
+    data: memoryview, ggml_type: GGMLType, shape: tuple[int, int], row_order_O: torch.Tensor | None = None
+) -> StoredWeight:
+    """Return a matrix as it is in the file. Raises UnsupportedTypeError."""
+    _check_supported(ggml_type)
+    blocks = torch.frombuffer(data, dtype=torch.uint8).view(shape[0], -1)
+    return StoredWeight(format=GGMLFormat(ggml_type), shape=shape, parts={"blocks": blocks}, row_order_O=row_order_O)
+
+
+def _check_supported(ggml_type: GGMLType) -> None:
+    if ggml_type not in DECODERS:
+        known = ", ".join(kind.name for kind in DECODERS)
+        raise UnsupportedTypeError(f"unsupported tensor type {ggml_type.name}; supported: {known}")
 
 
 def _stored_as(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:

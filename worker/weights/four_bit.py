@@ -57,6 +57,8 @@ AnyWeight = torch.Tensor | FourBitWeight
 
 def stack(weights: Sequence[AnyWeight]) -> AnyWeight:
     """Stack linears that read the same input into one, which is four-bit only if all of them are."""
+    if len(weights) == 1:
+        return weights[0]
     four_bit = [weight for weight in weights if isinstance(weight, FourBitWeight)]
     if len(four_bit) < len(weights):
         return torch.cat([as_float32(weight) for weight in weights])
@@ -68,4 +70,4 @@ def stack(weights: Sequence[AnyWeight]) -> AnyWeight:
 
 
 def as_float32(weight: AnyWeight) -> torch.Tensor:
-    return weight.dequantize() if isinstance(weight, FourBitWeight) else weight
+    return weight.dequantize() if isinstance(weight, FourBitWeight) else weight.float()

@@ -12,8 +12,8 @@ from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.tensor_names import gguf_names, map_names
 from pagoda.models.model import ModelConfig
 from worker.weights.checkpoint import WeightsError
-from worker.weights.dequantize import UnsupportedTypeError, dequantize, is_four_bit, read_four_bit
-from worker.weights.four_bit import AnyWeight
+from worker.weights.dequantize import UnsupportedTypeError, dequantize, stored_blocks
+from worker.weights.linear_format import StoredWeight
 
 ARCHITECTURES_WITH_INTERLEAVED_ROPE = {"llama"}
 
@@ -36,15 +36,20 @@ class GGUFCheckpoint:
         order = self._row_order(name, len(values))
         return values if order is None else values[order]
 
-    def read_linear(self, name: str) -> AnyWeight:
+    def read_matrix(self, name: str) -> StoredWeight:
         spelled = self.names[name]
         tensor = self._file.tensors[spelled]
-        if not is_four_bit(tensor.ggml_type) or len(tensor.shape) != 2:
-            return self.read(name)
-        weight = read_four_bit(self._file.tensor_data(spelled), tensor.ggml_type, num_out=tensor.shape[0])
-        self._file.forget(spelled)
-        order = self._row_order(name, tensor.shape[0])
-        return weight if order is None else weight.rows(order)
+        if len(tensor.shape) != 2:
+            raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, but the model needs a matrix")
+        num_out, num_in = tensor.shape
+        order = self._row_order(name, num_out)
+        try:
+            return stored_blocks(self._file.tensor_data(spelled), tensor.ggml_type, (num_out, num_in), order)
+        except UnsupportedTypeError as error:
+            raise WeightsError(f"{spelled!r}: {error}") from None
+
+    def forget(self, name: str) -> None:
+        self._file.forget(self.names[name])
 
     def close(self) -> None:
         self._file.close()

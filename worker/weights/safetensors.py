@@ -10,7 +10,7 @@ from pagoda.models.formats.safetensors_file import weight_files
 from pagoda.models.formats.tensor_names import map_names, safetensors_names
 from pagoda.models.model import ModelConfig
 from worker.weights.checkpoint import WeightsError
-from worker.weights.four_bit import AnyWeight
+from worker.weights.linear_format import StoredWeight, stored
 
 
 class SafetensorsCheckpoint:
@@ -20,16 +20,25 @@ class SafetensorsCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor as float32. The file is opened for each tensor, since an open file keeps what was read in memory."""
-        spelled = self.names[name]
-        with _open(self._path_of[spelled]) as file:
-            tensor: torch.Tensor = file.get_tensor(spelled)
-        return tensor.float()
+        return self._read(name).float()
 
-    def read_linear(self, name: str) -> AnyWeight:
-        return self.read(name)
+    def read_matrix(self, name: str) -> StoredWeight:
+        tensor = self._read(name)
+        if tensor.dim() != 2:
+            raise WeightsError(f"{self.names[name]!r} has shape {list(tensor.shape)}, but the model needs a matrix")
+        return stored(tensor)
+
+    def forget(self, name: str) -> None:
+        """Do nothing: what was read is a copy."""
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
+
+    def _read(self, name: str) -> torch.Tensor:
+        spelled = self.names[name]
+        with _open(self._path_of[spelled]) as file:
+            tensor: torch.Tensor = file.get_tensor(spelled)
+        return tensor
 
 
 def _names(path: Path) -> list[str]:

@@ -16,9 +16,9 @@ import torch
 from worker.kernels.fixed_point import LOG2_E
 from worker.kernels.four_bit import FourBitLinear
 from worker.kernels.hadamard_int8 import IntegerLinear
-from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, norm_levels
+from worker.kernels.integer import GELU_CUBE, GELU_INNER, FloatEmbedding, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
-from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.interface import Embedding, Forward, LayerKV, LinearWeight
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
 from worker.kernels.native.bindings import (
     ActivationCall,
@@ -107,8 +107,8 @@ class NativeIntegerKernels(IntegerKernels):
         finally:
             self._launcher = launcher
 
-    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        panels = self._packer.pack(weight)
+    def _pack(self, weight: AnyWeight, bias_O: torch.Tensor | None) -> IntegerLinear:
+        panels = self._packer.pack(weight if isinstance(weight, FourBitWeight) else weight.float())
         linear = FourBitLinear if isinstance(weight, FourBitWeight) else IntegerLinear
         return linear(packed=panels, num_out=weight.shape[0], packed_bytes=panels.memory.nbytes, bias_O=bias_O)
 
@@ -195,6 +195,10 @@ class NativeIntegerKernels(IntegerKernels):
         )
         self._launcher.launch("gather_rows", call, len(rows_R))
         return y_RD
+
+    def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
+        assert isinstance(embedding, FloatEmbedding)
+        return self.gather_rows(embedding.table_VD, token_ids_T)
 
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
         assert isinstance(kv, IntegerKV)

@@ -52,6 +52,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
     yield "scale", kernels.scale(gate_up_TI, 48**0.5)
     yield "add", kernels.add(gate_up_TI, random(*gate_up_TI.shape))
     yield "gather_rows", kernels.gather_rows(gate_up_TI, torch.tensor([4, 0, 4]))
+    yield "embed", kernels.embed(kernels.pack_embedding(gate_up_TI), torch.tensor([3, 4, 3]))
     heads_TNH, angles_TH = random(7, NUM_HEADS + 2 * NUM_KV_HEADS, HEAD_SIZE), random(7, HEAD_SIZE)
     nan_TNH = heads_TNH.clone()
     nan_TNH[2, 1, 3::30] = math.nan

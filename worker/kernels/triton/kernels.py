@@ -7,13 +7,14 @@ multiplies matrices and chooses the order of its sums by shape, so bits depend o
 For tests, the same kernels run on the CPU in Triton's interpreter (TRITON_INTERPRET=1), which is slow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch.nn import functional as F
 
-from worker.kernels.interface import LayerKV, LinearWeight
+from worker.kernels.interface import Embedding, LayerKV, LinearWeight
 from worker.kernels.reference import ReferenceKernels
 from worker.kernels.step_batch import StepBatch
 from worker.kernels.triton.kv_pages import as_rows, kv_shape, write_kv
@@ -21,7 +22,7 @@ from worker.kernels.triton.launch_plan import LaunchPlanner
 from worker.kernels.triton.online_softmax import HeadShape, ScoreRule
 from worker.kernels.triton.paged_decode import paged_decode
 from worker.kernels.triton.paged_prefill import paged_prefill, tile_tokens
-from worker.weights.four_bit import AnyWeight, as_float32
+from worker.weights.linear_format import Weight, as_matrix
 
 FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 VERSION = 1
@@ -46,8 +47,12 @@ class TritonKernels(ReferenceKernels):
         self._dtype = dtype
         self._launches = LaunchPlanner()
 
-    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        return DeviceLinear(self._place(as_float32(weight)), None if bias_O is None else self._place(bias_O))
+    def pack_linear(self, weights: Weight | Sequence[Weight], bias_O: torch.Tensor | None = None) -> LinearWeight:
+        return DeviceLinear(self._place(as_matrix(weights)), None if bias_O is None else self._place(bias_O))
+
+    def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
+        assert isinstance(embedding, DeviceLinear)
+        return embedding.weight_OI[token_ids_T].float()
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, DeviceLinear)

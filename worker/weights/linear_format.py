@@ -1,0 +1,103 @@
+"""The weight of a linear as its file stores it, and the interface to the formats of such weights.
+
+Reading a checkpoint unpacks nothing. Kernels take a stored weight and convert it into the form that they compute with, some rows
+at a time, so that no copy of a whole matrix exists in a larger type.
+
+Legend: O, I outputs and inputs of a linear.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
+
+
+class LinearFormat(Protocol):
+    """A way to store the weight of a linear: one of GGML's types, or a format of quantized checkpoints."""
+
+    @property
+    def name(self) -> str:
+        """Name for logs and errors, such as "Q4_K"."""
+
+    def unpack(self, weight: "StoredWeight", first: int, end: int) -> AnyWeight:
+        """Return rows `first` to `end` of the weight, in its order: integers with their scales, or floats of any type."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredWeight:
+    format: LinearFormat
+    shape: tuple[int, int]
+    """Numbers of outputs and inputs."""
+    parts: Mapping[str, torch.Tensor]
+    """The file's tensors that make up the weight, by the format's names for them. They may be views of the mapped file."""
+    row_order_O: torch.Tensor | None = None
+    """The row in the file of each row of the weight; None if the orders are equal."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+    def unpack(self, first: int = 0, end: int | None = None) -> AnyWeight:
+        """Return rows `first` to `end`, by default all: integers with their scales, or floats of any type."""
+        return self.format.unpack(self, first, self.shape[0] if end is None else end)
+
+    def dequantize(self, first: int = 0, end: int | None = None) -> torch.Tensor:
+        """Return rows `first` to `end` as float32."""
+        return as_float32(self.unpack(first, end)).float()
+
+    def file_rows(self, first: int, end: int) -> slice | torch.Tensor:
+        """Return an index that selects the file's rows of rows `first` to `end`."""
+        return slice(first, end) if self.row_order_O is None else self.row_order_O[first:end]
+
+
+@dataclass(frozen=True, slots=True)
+class FloatFormat:
+    """Floats, one per weight, in the part "floats" [O, I]."""
+
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def unpack(self, weight: StoredWeight, first: int, end: int) -> torch.Tensor:
+        return weight.parts["floats"][weight.file_rows(first, end)]
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedFormat:
+    """Integers, one per byte, in the parts "integers" [O, I], "scale" and "minimum" [O, G]: the fields of FourBitWeight."""
+
+    name = "unpacked"
+
+    def unpack(self, weight: StoredWeight, first: int, end: int) -> FourBitWeight:
+        rows = weight.file_rows(first, end)
+        integers, scale, minimum = (weight.parts[part][rows] for part in ("integers", "scale", "minimum"))
+        return FourBitWeight(integers_OI=integers, scale_OG=scale, minimum_OG=minimum)
+
+
+Weight = AnyWeight | StoredWeight
+"""The weight of a linear, [out, in]: floats, integers with scales, or as a file stores it."""
+
+
+def stored(weight: AnyWeight) -> StoredWeight:
+    num_out, num_in = weight.shape
+    if isinstance(weight, torch.Tensor):
+        return StoredWeight(format=FloatFormat(weight.dtype), shape=(num_out, num_in), parts={"floats": weight})
+    parts = {"integers": weight.integers_OI, "scale": weight.scale_OG, "minimum": weight.minimum_OG}
+    return StoredWeight(format=UnpackedFormat(), shape=(num_out, num_in), parts=parts)
+
+
+def as_list(weights: Weight | Sequence[Weight]) -> list[StoredWeight]:
+    """Return one weight, or several, as stored weights."""
+    several = [weights] if isinstance(weights, Weight) else weights
+    return [weight if isinstance(weight, StoredWeight) else stored(weight) for weight in several]
+
+
+def as_matrix(weights: Weight | Sequence[Weight]) -> torch.Tensor:
+    """Return the rows of one weight, or of several, as float32 [O, I]."""
+    rows = [weight.dequantize() for weight in as_list(weights)]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
