@@ -21,13 +21,25 @@ class ModelFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """Llama 3's frequency scaling (`rope_type` "llama3"), as in transformers, or "linear", which uses only `factor`."""
+    """A scaling of the rotary frequencies, as in transformers. Each type uses some of the fields."""
 
     rope_type: str
+    """"linear", "llama3", "yarn", "longrope" or "dynamic"."""
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
+    """Longest sequence in the training before the context was extended."""
+    attention_factor: float = 1.0
+    """Factor of cosines and sines, which multiplies the attention scores by its square."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    """True if YaRN rounds the ends of its range of frequencies to whole pairs."""
+    short_factors: tuple[float, ...] = ()
+    """Longrope's divisor of each frequency, if the served length is at most `original_max_position`."""
+    long_factors: tuple[float, ...] = ()
+    """Longrope's divisor of each frequency for longer served lengths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

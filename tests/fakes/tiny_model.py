@@ -10,7 +10,7 @@ from types import MappingProxyType
 import gguf
 import numpy as np
 
-from pagoda.models.formats.gguf_config import llama3_factors
+from pagoda.models.formats.gguf_rope import llama3_factors
 from pagoda.models.model import RopeScaling
 from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
 

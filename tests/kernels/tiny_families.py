@@ -1,5 +1,6 @@
 """Tiny random checkpoints of each family, made with transformers, and GGUF files as llama.cpp's converter would write them."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ def _rope(**parameters: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, **parameters}}
 
 
+SHORT_FACTORS, LONG_FACTORS = [1.0, 1.1, 1.3, 1.6, 2.0, 2.5], [1.0, 1.5, 2.5, 5.0, 9.0, 14.0]
 LLAMA3_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 FAMILIES: Mapping[str, TinyFamily] = {
     "llama3": TinyFamily(
@@ -122,6 +124,36 @@ FAMILIES: Mapping[str, TinyFamily] = {
         config={"hidden_size": 96, "head_dim": None, "sliding_window": WINDOW, **_rope(partial_rotary_factor=0.75)},
         metadata={"attention.sliding_window": WINDOW, "rope.dimension_count": 12},
     ),
+    "yarn": TinyFamily(
+        name="Qwen3",
+        architecture="qwen3",
+        config=_rope(rope_type="yarn", factor=8.0, original_max_position_embeddings=32),
+        metadata={
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 32,
+        },
+    ),
+    "longrope": TinyFamily(
+        name="Phi3",
+        architecture="phi3",
+        config={
+            "hidden_size": 96,
+            "head_dim": None,
+            "original_max_position_embeddings": 32,
+            **_rope(
+                rope_type="longrope",
+                partial_rotary_factor=0.75,
+                short_factor=SHORT_FACTORS,
+                long_factor=LONG_FACTORS,
+            ),
+        },
+        metadata={
+            "rope.dimension_count": 12,
+            "rope.scaling.original_context_length": 32,
+            "rope.scaling.attn_factor": math.sqrt(1 + math.log(256 / 32) / math.log(32)),
+        },
+    ),
 }
 
 
@@ -160,6 +192,9 @@ def save_gguf(family: TinyFamily, model: Any, path: Path) -> Model:
         writer.add_tensor(spelled, _converted(family, model.config, name, tensor))
     if model.config.rope_parameters.get("rope_type") == "llama3":
         writer.add_tensor("rope_freqs.weight", _llama3_factors(model.config))
+    for length in ("long", "short"):
+        if factors := model.config.rope_parameters.get(f"{length}_factor"):
+            writer.add_tensor(f"rope_factors_{length}.weight", np.array(factors, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -45,13 +45,16 @@ class RopeTable:
     """float32 [positions, H], with the sign of the rotation: [-sin, sin]."""
 
     @classmethod
-    def make(cls, frequencies: torch.Tensor, num_positions: int, device: torch.device) -> Self:
+    def make(
+        cls, frequencies: torch.Tensor, num_positions: int, device: torch.device, attention_factor: float = 1.0
+    ) -> Self:
+        """Compute the table. Cosines and sines are multiplied by `attention_factor`, which YaRN and longrope have."""
         cos_PH, sin_PH = torch.empty(2, num_positions, 2 * len(frequencies)).unbind()
         for first in range(0, num_positions, POSITIONS_PER_PASS):
             some = slice(first, min(first + POSITIONS_PER_PASS, num_positions))
             # The angle is a float32 product, as it was when these models were trained.
             angles = torch.arange(some.start, some.stop, dtype=torch.float32)[:, None] * frequencies
-            cos, sin = cos_sin(angles.double())
+            cos, sin = (part * attention_factor for part in cos_sin(angles.double()))
             torch.cat((cos, cos), dim=1, out=cos_PH[some])
             torch.cat((-sin, sin), dim=1, out=sin_PH[some])
         return cls(cos_PH.to(device), sin_PH.to(device))
@@ -90,8 +93,14 @@ def _taylor(x: torch.Tensor, first: int) -> torch.Tensor:
     return total + 1.0
 
 
-def rope_frequencies(size: int, theta: float, scaling: RopeScaling | None = None) -> torch.Tensor:
-    """Return float32 [H/2], in radians per position, for the `size` elements of a head that are rotated."""
+def rope_frequencies(
+    size: int, theta: float, scaling: RopeScaling | None = None, served_length: int = 0
+) -> torch.Tensor:
+    """Return float32 [H/2], in radians per position, for the `size` elements of a head that are rotated.
+
+    Dynamic scaling and longrope depend on the longest sequence that is served, not on each sequence's own length, so that a
+    token's keys do not change while its sequence grows.
+    """
     exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
     frequencies = theta**-exponents
     match scaling:
@@ -101,9 +110,27 @@ def rope_frequencies(size: int, theta: float, scaling: RopeScaling | None = None
             frequencies = frequencies / scaling.factor
         case RopeScaling(rope_type="llama3"):
             frequencies = _scale_llama3(frequencies, scaling)
+        case RopeScaling(rope_type="yarn"):
+            frequencies = _scale_yarn(frequencies, theta, scaling)
+        case RopeScaling(rope_type="longrope"):
+            is_long = served_length > scaling.original_max_position
+            factors = scaling.long_factors if is_long else scaling.short_factors
+            frequencies = frequencies / torch.tensor(factors, dtype=torch.float64)
+        case RopeScaling(rope_type="dynamic"):
+            frequencies = _dynamic_theta(size, theta, scaling, served_length) ** -exponents
         case RopeScaling(rope_type=other):
-            raise ValueError(f"unsupported rope scaling {other!r}; supported: linear, llama3")
+            raise ValueError(f"unsupported rope scaling {other!r}; supported: linear, llama3, yarn, longrope, dynamic")
     return frequencies.float()
+
+
+def dependence_on_length(scaling: RopeScaling | None, served_length: int) -> str:
+    """Return a suffix for `numerics_id` that differs if the frequencies do; empty if the served length does not matter."""
+    match scaling:
+        case RopeScaling(rope_type="longrope") if scaling.short_factors != scaling.long_factors:
+            return "-long-rope" if served_length > scaling.original_max_position else "-short-rope"
+        case RopeScaling(rope_type="dynamic") if served_length > scaling.original_max_position:
+            return f"-rope-{served_length}"
+    return ""
 
 
 def _scale_llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
@@ -112,3 +139,28 @@ def _scale_llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tens
     span = scaling.high_freq_factor - scaling.low_freq_factor
     high_share = ((turns - scaling.low_freq_factor) / span).clamp(0.0, 1.0)
     return frequencies * (high_share + (1 - high_share) / scaling.factor)
+
+
+def _scale_yarn(frequencies: torch.Tensor, theta: float, scaling: RopeScaling) -> torch.Tensor:
+    """Divide low frequencies by the factor and keep high ones, with a transition that is linear in the pair's index.
+
+    It begins at the pair that turns `beta_fast` times within the original context, and ends at `beta_slow`.
+    """
+    size = 2 * len(frequencies)
+
+    def pair_that_turns(times: float) -> float:
+        return size * math.log(scaling.original_max_position / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, size - 1)
+    span = last - first or 0.001
+    low_share = ((torch.arange(size // 2, dtype=torch.float64) - first) / span).clamp(0.0, 1.0)
+    return frequencies * (1 - low_share + low_share / scaling.factor)
+
+
+def _dynamic_theta(size: int, theta: float, scaling: RopeScaling, served_length: int) -> float:
+    share = max(served_length / scaling.original_max_position, 1.0)
+    base: float = theta * (scaling.factor * share - (scaling.factor - 1)) ** (size / (size - 2))
+    return base

@@ -23,6 +23,7 @@ from worker.kv_memory import (
     bytes_per_page,
     default_budget_bytes,
 )
+from worker.layers.rope import dependence_on_length
 from worker.loading.local_models import LocalModels
 from worker.models.decoder import DecoderModel
 from worker.models.families import UnsupportedArchitectureError, load_model
@@ -67,7 +68,7 @@ def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, dig
 def _load(settings: WorkerSettings, model: Model) -> Loaded:
     max_model_len = choose_max_model_len(settings.max_model_len, model)
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
-    decoder = _load_decoder(model, kernels, settings)
+    decoder = _load_decoder(model, kernels, settings, max_model_len)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
     engine = Engine(
         select_executor(kernels, decoder, kv, model, settings),
@@ -85,7 +86,7 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
         max_step_tokens=settings.max_step_tokens,
         max_step_sequences=settings.max_step_sequences,
         vocab_size=model.config.vocab_size,
-        numerics_id=kernels.numerics_id,
+        numerics_id=kernels.numerics_id + dependence_on_length(model.config.rope_scaling, max_model_len),
         weights_bytes=decoder.weights_bytes,
         kv_bytes=kv.num_bytes,
         max_new_tokens=engine.max_new_tokens,
@@ -109,13 +110,13 @@ def choose_max_model_len(wanted: int | None, model: Model) -> int:
     return wanted or longest
 
 
-def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings) -> DecoderModel:
+def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings, max_model_len: int) -> DecoderModel:
     started = time.monotonic()
     # Loading is many short operations: waiting for all threads after each takes ten times as long on a busy machine.
     torch.set_num_threads(1)
     try:
         check_tensors(model)
-        decoder = load_model(model, kernels)
+        decoder = load_model(model, kernels, max_model_len)
     except (ModelFormatError, UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
         raise UnusableModelError(str(error)) from error
     torch.set_num_threads(settings.threads)

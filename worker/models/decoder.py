@@ -40,7 +40,8 @@ class DecoderModel:
         weights.release("embedding.weight")
         self._num_positions = first_length(config.rotary_size or config.head_size, config.max_position)
         self._rope, self._local_rope = _rope_tables(config, self._num_positions, kernels.device)
-        weights.drop("rope_factors")  # The configuration has the same numbers.
+        for name in ("rope_factors", "rope_factors_long", "rope_factors_short"):
+            weights.drop(name)  # The configuration has the same numbers.
         self._layers = [
             make_layer(LayerSource(config=config, kernels=kernels, weights=weights, index=index))
             for index in range(config.num_layers)
@@ -111,8 +112,9 @@ class DecoderModel:
 
 def _rope_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[RopeTable, RopeTable | None]:
     """Return the table of all layers, and the table of those with a sliding window if theirs differs."""
-    size = config.rotary_size or config.head_size
-    everywhere = RopeTable.make(rope_frequencies(size, config.rope_theta, config.rope_scaling), length, device)
+    size, scaling = config.rotary_size or config.head_size, config.rope_scaling
+    frequencies = rope_frequencies(size, config.rope_theta, scaling, config.max_position)
+    everywhere = RopeTable.make(frequencies, length, device, 1.0 if scaling is None else scaling.attention_factor)
     if config.rope_theta_local is None or not any(config.layer_uses_sliding_window):
         return everywhere, None
     return everywhere, RopeTable.make(rope_frequencies(size, config.rope_theta_local), length, device)

@@ -6,6 +6,7 @@ takes other tensors from the checkpoint or combines them in another way.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pagoda.models.model import Model, ModelFormat
 from worker.kernels.interface import Kernels
@@ -71,7 +72,9 @@ FAMILIES: Mapping[str, MakeLayer] = {
 """The function that builds a layer, by `ModelConfig.architecture`."""
 
 
-def load_model(model: Model, kernels: Kernels) -> DecoderModel:
+def load_model(model: Model, kernels: Kernels, max_model_len: int | None = None) -> DecoderModel:
+    """Load a model to serve sequences of at most `max_model_len` tokens, or as many as it supports."""
+    config = replace(model.config, max_position=max_model_len or model.config.max_position)
     architecture = model.config.architecture
     make_layer = FAMILIES.get(architecture)
     if make_layer is None:
@@ -81,7 +84,7 @@ def load_model(model: Model, kernels: Kernels) -> DecoderModel:
     with open_checkpoint(model) as checkpoint:
         weights = Weights(checkpoint, kernels.device)
         try:
-            decoder = DecoderModel(model.config, kernels, weights, make_layer)
+            decoder = DecoderModel(config, kernels, weights, make_layer)
             weights.finish()
         except WeightsError as error:
             raise WeightsError(f"{model.path}: {error}") from error

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pagoda.models.errors import ModelFormatError
-from pagoda.models.model import RopeScaling
 
 MAX_COUNT = 1 << 31
 MAX_LAYERS = 1 << 12
@@ -88,22 +87,3 @@ def require(values: Mapping[str, Any], key: str, expected: Any, *, unused: Any =
     value = values.get(key)
     if value is not None and value not in (expected, unused):
         raise ModelFormatError(f"the model requires {key} = {value!r}; only {expected!r} is supported")
-
-
-def rope_scaling(values: Mapping[str, Any], rope_type: str, max_position: int) -> RopeScaling | None:
-    """Return the scaling in Hugging Face's keys. `max_position` is the default of the original maximum position."""
-    match rope_type:
-        case "default" | "none":
-            return None
-        case "linear":
-            factor = number(values, "factor")
-            return None if factor == 1.0 else RopeScaling(rope_type="linear", factor=factor)
-        case "llama3":
-            return RopeScaling(
-                rope_type="llama3",
-                factor=number(values, "factor"),
-                low_freq_factor=number(values, "low_freq_factor"),
-                high_freq_factor=number(values, "high_freq_factor"),
-                original_max_position=count(values, "original_max_position_embeddings", max_position),
-            )
-    raise ModelFormatError(f"rope scaling {rope_type!r} is not supported (supported: default, linear, llama3)")

@@ -10,6 +10,7 @@ from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
 from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.formats.gguf_tokens import read_tokens
 from pagoda.models.formats.recommended import read_generation_config, read_gguf_sampling
+from pagoda.models.formats.rope_scaling import check_rope
 from pagoda.models.formats.safetensors_file import read_all_tensors, weight_files
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
@@ -112,6 +113,10 @@ def _checked(model: Model) -> Model:
         raise ModelFormatError(
             f"{model.path}: heads must have a size of at most {MAX_HEAD_SIZE} (got {config.head_size})"
         )
+    try:
+        check_rope(config)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{model.path}: {error}") from None
     if num_layer_parameters(config) * config.num_layers > model.num_parameters:
         raise ModelFormatError(f"{model.path}: the metadata describes a larger model than the tensors hold")
     return replace(model, eos_token_ids=inside_vocabulary(model.eos_token_ids, config.vocab_size, model.path))

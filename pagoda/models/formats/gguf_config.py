@@ -1,24 +1,22 @@
 """Reads a model's hyperparameters from a GGUF file's metadata.
 
-The only weights it reads are the rope factors, because GGUF stores Llama 3's scaling as factors and not as its parameters.
-The files in families/ read what is specific to a family.
+The files in families/ read what is specific to a family, gguf_rope.py the scaling of the rotary frequencies.
 """
 
 import math
-import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
 from pagoda.models.formats.gguf_families import FAMILIES
-from pagoda.models.formats.gguf_file import GGMLType, GGUFFile
-from pagoda.models.model import ModelConfig, RopeScaling
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.gguf_rope import FACTOR_TENSORS, read_rope_scaling
+from pagoda.models.formats.rope_scaling import extended_max_position
+from pagoda.models.model import ModelConfig
 
-ROPE_FACTORS = "rope_freqs.weight"
-LONGROPE_FACTORS = "rope_factors_long.weight"
 UNUSUAL_NUMBERS: Mapping[str, float] = {
     "expert_count": 0,
     "logit_scale": 1.0,
@@ -77,6 +75,10 @@ def read_config(file: GGUFFile) -> ModelConfig:
     head_size = values.count(metadata, f"{prefix}attention.key_length", hidden_size // num_heads)
     values.require(metadata, f"{prefix}attention.value_length", head_size)
     _refuse_other_numbers(metadata, prefix, head_size)
+    rotary_size = _rotary_size(values.count(metadata, f"{prefix}rope.dimension_count", head_size), head_size)
+    max_position = values.count(metadata, f"{prefix}context_length")
+    rope_theta = values.number(metadata, f"{prefix}rope.freq_base", 10_000.0)
+    rope_scaling = read_rope_scaling(file, prefix, rope_theta, rotary_size or head_size)
     config = ModelConfig(
         architecture=architecture,
         num_layers=values.num_layers(metadata, f"{prefix}block_count"),
@@ -86,12 +88,12 @@ def read_config(file: GGUFFile) -> ModelConfig:
         num_kv_heads=values.uniform_count(metadata, f"{prefix}attention.head_count_kv", num_heads),
         head_size=head_size,
         vocab_size=embedding.shape[0],
-        max_position=min(values.count(metadata, f"{prefix}context_length"), values.MAX_POSITION),
+        max_position=min(extended_max_position(max_position, rope_scaling), values.MAX_POSITION),
         rms_norm_eps=values.number(metadata, f"{prefix}attention.layer_norm_rms_epsilon"),
-        rope_theta=values.number(metadata, f"{prefix}rope.freq_base", 10_000.0),
-        rope_scaling=rope_scaling(file, prefix, head_size),
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
         tie_word_embeddings="output.weight" not in file.tensors,
-        **_rotary_size(values.count(metadata, f"{prefix}rope.dimension_count", head_size), head_size),
+        rotary_size=rotary_size,
     )
     return replace(config, **FAMILIES[architecture](config, metadata))
 
@@ -111,12 +113,12 @@ def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: i
         )
 
 
-def _rotary_size(rotary_size: int, head_size: int) -> dict[str, Any]:
+def _rotary_size(rotary_size: int, head_size: int) -> int | None:
     if rotary_size > head_size or rotary_size % 2:
         raise ModelFormatError(
             f"rope.dimension_count must be even and at most the head size, {head_size} (got {rotary_size})"
         )
-    return {} if rotary_size == head_size else {"rotary_size": rotary_size}
+    return None if rotary_size == head_size else rotary_size
 
 
 def quantization(file: GGUFFile) -> str:
@@ -131,59 +133,7 @@ def quantization(file: GGUFFile) -> str:
 
 
 def num_parameters(file: GGUFFile) -> int:
-    return sum(math.prod(tensor.shape) for name, tensor in file.tensors.items() if name != ROPE_FACTORS)
-
-
-def rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
-    """Return the rope scaling as llama.cpp reads it: a factor without a type is linear, and the factor has an older key too."""
-    metadata = file.metadata
-    rope_type = metadata.get(f"{prefix}rope.scaling.type", "linear")
-    if LONGROPE_FACTORS in file.tensors:
-        rope_type = "longrope"
-    if rope_type not in ("none", "linear"):
-        raise ModelFormatError(f"rope scaling {rope_type!r} is not supported (supported in GGUF: linear, llama3)")
-    values.require(metadata, f"{prefix}rope.scaling.attn_factor", 1.0, unused=0)
-    values.require(metadata, f"{prefix}rope.scaling.yarn_ext_factor", 0)
-    factor = values.optional_number(metadata, f"{prefix}rope.scaling.factor")
-    factor = factor or values.optional_number(metadata, f"{prefix}rope.scale_linear")
-    if factor is None and f"{prefix}rope.scaling.type" in metadata and rope_type == "linear":
-        raise ModelFormatError(f"the model's metadata lacks {f'{prefix}rope.scaling.factor'!r}")
-    scales = rope_type == "linear" and factor not in (None, 1.0)
-    if ROPE_FACTORS in file.tensors:
-        if scales:
-            raise ModelFormatError(
-                f"tensor {ROPE_FACTORS!r} together with a linear rope factor of {factor} is not supported"
-            )
-        return _llama3_scaling(file, values.number(metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)
-    return RopeScaling(rope_type="linear", factor=factor) if scales and factor is not None else None
-
-
-def _llama3_scaling(file: GGUFFile, rope_theta: float, head_size: int) -> RopeScaling:
-    """Return the parameters that give the stored factors. All published Llama 3 models differ only in `factor`."""
-    tensor = file.tensors[ROPE_FACTORS]
-    if tensor.ggml_type is not GGMLType.F32 or tensor.shape != (head_size // 2,):
-        raise ModelFormatError(f"tensor {ROPE_FACTORS!r} must have {head_size // 2} values of type F32")
-    stored = struct.unpack(f"<{head_size // 2}f", file.tensor_data(ROPE_FACTORS))
-    scaling = RopeScaling(rope_type="llama3", factor=round(stored[-1], 4))
-    if not all(map(_close, stored, llama3_factors(scaling, rope_theta, head_size))):
-        raise ModelFormatError(f"tensor {ROPE_FACTORS!r} has other factors than Llama 3; only those are supported")
-    return scaling
-
-
-def llama3_factors(scaling: RopeScaling, rope_theta: float, head_size: int) -> Iterable[float]:
-    """Yield the divisor of each frequency: `factor` for long wavelengths, 1 for short ones, interpolated between."""
-    low_wavelength = scaling.original_max_position / scaling.low_freq_factor
-    high_wavelength = scaling.original_max_position / scaling.high_freq_factor
-    for index in range(head_size // 2):
-        wavelength = 2 * math.pi * rope_theta ** (2 * index / head_size)
-        if wavelength < high_wavelength:
-            yield 1.0
-        elif wavelength > low_wavelength:
-            yield scaling.factor
-        else:
-            turns = scaling.original_max_position / wavelength
-            smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-            yield 1 / ((1 - smooth) / scaling.factor + smooth)
+    return sum(math.prod(tensor.shape) for name, tensor in file.tensors.items() if name not in FACTOR_TENSORS)
 
 
 def _close(left: float, right: float) -> bool:

@@ -12,8 +12,10 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
 from pagoda.models.formats.families.family import Family
 from pagoda.models.formats.hf_families import FAMILIES
+from pagoda.models.formats.hf_rope import read_rope
+from pagoda.models.formats.rope_scaling import extended_max_position
 from pagoda.models.formats.safetensors_file import read_json
-from pagoda.models.model import ModelConfig, RopeScaling
+from pagoda.models.model import ModelConfig
 
 UNUSUAL_NUMBERS: Mapping[str, Any] = {
     "partial_rotary_factor": 1.0,
@@ -47,7 +49,8 @@ def read_config(directory: Path) -> ModelConfig:
     _refuse_quantized(config.get("quantization_config"))
     hidden_size = values.count(config, "hidden_size")
     num_heads = values.count(config, "num_attention_heads")
-    rope_theta, rope_scaling = _rope(config, values.count(config, "max_position_embeddings"))
+    max_position = values.count(config, "max_position_embeddings")
+    rope_theta, rope_scaling = read_rope(config, max_position)
     described = ModelConfig(
         architecture=family.architecture,
         num_layers=values.num_layers(config, "num_hidden_layers"),
@@ -57,7 +60,7 @@ def read_config(directory: Path) -> ModelConfig:
         num_kv_heads=values.count(config, "num_key_value_heads", num_heads),
         head_size=values.count(config, "head_dim", hidden_size // num_heads),
         vocab_size=values.count(config, "vocab_size"),
-        max_position=min(values.count(config, "max_position_embeddings"), values.MAX_POSITION),
+        max_position=min(extended_max_position(max_position, rope_scaling), values.MAX_POSITION),
         rms_norm_eps=values.number(config, "rms_norm_eps"),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
@@ -94,19 +97,3 @@ def _family(config: Mapping[str, Any]) -> Family:
             f"architecture {name!r} is not supported (supported for Hugging Face: {', '.join(FAMILIES)})"
         )
     return FAMILIES[name]
-
-
-def _rope(config: Mapping[str, Any], max_position: int) -> tuple[float, RopeScaling | None]:
-    """Return the rotary base and its scaling.
-
-    Older files have `rope_theta` and `rope_scaling`; newer ones have both in `rope_parameters`, possibly per layer type. As in
-    transformers, `rope_scaling` has precedence.
-    """
-    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if isinstance(parameters, dict) and "full_attention" in parameters:
-        parameters = parameters["full_attention"] or {}
-    if not isinstance(parameters, dict):
-        raise ModelFormatError("the rope parameters in the model's config.json must be an object")
-    rope_type = parameters.get("rope_type") or parameters.get("type") or "default"
-    theta = values.number(parameters, "rope_theta", values.number(config, "rope_theta"))
-    return theta, values.rope_scaling(parameters, str(rope_type), max_position)

@@ -17,7 +17,7 @@ from pagoda.models.formats.tensor_names import gguf_names, map_names, safetensor
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 READABLE_DTYPES = ("F64", "F32", "F16", "BF16")
-NOT_READ = ("rope_factors", "output.weight")
+NOT_READ = ("rope_factors", "rope_factors_long", "rope_factors_short", "output.weight")
 """Tensors that a model may have besides those that it computes with; `output.weight` if the embedding takes its place."""
 SANDWICHED = ("gemma2", "gemma3")
 GGUF_BIASES: Mapping[str, frozenset[str]] = {"qwen2": frozenset("qkv")}

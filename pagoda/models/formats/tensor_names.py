@@ -12,6 +12,8 @@ GGUF_NAMES: Mapping[str, str] = {
     "output_norm.weight": "final_norm.weight",
     "output.weight": "output.weight",
     "rope_freqs.weight": "rope_factors",
+    "rope_factors_long.weight": "rope_factors_long",
+    "rope_factors_short.weight": "rope_factors_short",
     "blk.{i}.attn_norm.weight": "layers.{i}.attention_norm.weight",
     "blk.{i}.attn_q.weight": "layers.{i}.q.weight",
     "blk.{i}.attn_q.bias": "layers.{i}.q.bias",

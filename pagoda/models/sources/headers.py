@@ -1,6 +1,6 @@
 """Fetches what describes a model: small files whole, and of weights only the headers, in sparse files of the full size.
 
-A header of GGUF includes the factors of the rope scaling, which are stored as a tensor. Headers are not verified by a digest, which
+A header of GGUF includes the factors of the rope scaling, which are stored as tensors. Headers are not verified by a digest, which
 only a whole file has.
 """
 
@@ -13,8 +13,8 @@ from typing import IO
 import httpx
 
 from pagoda.models.errors import ModelFormatError, ModelSourceError
-from pagoda.models.formats.gguf_config import ROPE_FACTORS
 from pagoda.models.formats.gguf_file import GGUFError, GGUFPart
+from pagoda.models.formats.gguf_rope import FACTOR_TENSORS
 from pagoda.models.formats.safetensors_file import MAX_HEADER_BYTES
 from pagoda.models.scratch import writing
 from pagoda.models.sources.attempts import Attempts
@@ -96,8 +96,9 @@ class _HeaderFetch:
             self._fetch_range(file, target, num_held, num_held + num_wanted)
             num_held += num_wanted
             num_wanted = find_missing(target, num_held)
-        if is_gguf and (factors := _rope_factors(target)).stop > num_held:
-            self._fetch_range(file, target, factors.start, factors.stop)
+        for factors in _rope_factors(target) if is_gguf else []:
+            if factors.stop > num_held:
+                self._fetch_range(file, target, factors.start, factors.stop)
 
     def _fetch_range(self, file: RemoteFile, target: Path, start: int, end: int) -> None:
         """Write these bytes of the file to their place in `target`."""
@@ -158,17 +159,19 @@ def _missing_of_gguf(target: Path, num_held: int) -> int:
     return min(num_held * (_GROWTH - 1), size - num_held, MAX_GGUF_HEADER_BYTES - num_held)
 
 
-def _rope_factors(target: Path) -> range:
-    """Return the positions of the rope factors, which is empty for a model without them and for a damaged file."""
+def _rope_factors(target: Path) -> list[range]:
+    """Return the positions of the rope factors, none for a model without them and for a damaged file."""
     try:
         part = GGUFPart(target)
     except GGUFError:
-        return range(0)
+        return []
     part.data.release()
-    tensor = part.tensors.get(ROPE_FACTORS)
-    if tensor is None or tensor.num_bytes > MAX_ROPE_FACTOR_BYTES:
-        return range(0)
-    return range(tensor.offset, tensor.offset + tensor.num_bytes)
+    tensors = [part.tensors[name] for name in FACTOR_TENSORS if name in part.tensors]
+    return [
+        range(tensor.offset, tensor.offset + tensor.num_bytes)
+        for tensor in tensors
+        if tensor.num_bytes <= MAX_ROPE_FACTOR_BYTES
+    ]
 
 
 def _inside(directory: Path, file: RemoteFile) -> Path:

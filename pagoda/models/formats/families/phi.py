@@ -15,6 +15,7 @@ _PHI3 = {
     "hidden_size": 3072,
     "intermediate_size": 8192,
     "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
     "partial_rotary_factor": 1.0,
 }

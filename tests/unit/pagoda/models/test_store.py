@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pagoda.models.errors import MAX_NAMES, ModelFormatError, ModelNotFoundError, some_names
-from pagoda.models.formats import gguf_config
+from pagoda.models.formats import gguf_rope
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.model import Model, ModelConfig, ModelFormat, RopeScaling
 from pagoda.models.store import ModelStore
@@ -138,23 +138,23 @@ def test_numbers_that_do_not_fit_are_refused(
         store.get(str(path))
 
 
-def test_llama3s_rope_scaling_is_recovered_from_its_factors(tmp_path: Path) -> None:
-    factors = list(gguf_config.llama3_factors(LLAMA3_SCALING, 500_000.0, 128))
-    for stored, accepted in ((factors, True), ([2.0, *factors[1:]], False)):
-        path = tmp_path / "rope.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        writer.add_rope_freq_base(500_000.0)
-        writer.add_tensor("rope_freqs.weight", np.array(stored, dtype=np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        with GGUFFile(path) as file:
-            if accepted:
-                assert gguf_config.rope_scaling(file, "llama.", 128) == LLAMA3_SCALING
-            else:
-                with pytest.raises(ModelFormatError, match="other factors"):
-                    gguf_config.rope_scaling(file, "llama.", 128)
+@pytest.mark.parametrize("first", [1.0, 2.0])
+def test_llama3s_rope_scaling_is_recovered_from_its_factors(tmp_path: Path, first: float) -> None:
+    _, *factors = gguf_rope.llama3_factors(LLAMA3_SCALING, 500_000.0, 128)
+    stored = np.array([first, *factors], dtype=np.float32)
+    path = tmp_path / "rope.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("rope_freqs.weight", stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GGUFFile(path) as file:
+        scaling = gguf_rope.read_rope_scaling(file, "llama.", 500_000.0, 128)
+    if first == 1.0:
+        assert scaling == LLAMA3_SCALING
+    else:
+        assert scaling is not None and scaling.short_factors == scaling.long_factors == tuple(stored.tolist())
 
 
 # Safetensors directories
@@ -266,7 +266,10 @@ def test_a_head_size_of_its_own(store: ModelStore, tmp_path: Path) -> None:
         ({"hidden_act": "gelu"}, "'gelu'; only 'silu'"),
         ({"quantization_config": {"bits": 4}}, "quantized by another program .quantization_config. are not supported"),
         ({"quantization_config": {"quant_method": "awq"}}, "weights quantized with awq .quantization_config."),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' is not supported .supported: default, linear"),
+        (
+            {"rope_scaling": {"rope_type": "other", "factor": 2.0}},
+            "'other' is not supported .supported: default, linear",
+        ),
     ],
 )
 def test_a_checkpoint_that_needs_more_than_there_is(

@@ -150,8 +150,12 @@ def test_config_that_transformers_fills_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "change", "message"),
     [
-        ("Phi3", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope' is not supported"),
-        ("Llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}}, "'yarn' is not supp"),
+        (
+            "Phi3",
+            {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}},
+            "'short_factor' .* list of numbers",
+        ),
+        ("Llama", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}}, "'proportional' is not supp"),
         ("Llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu'; only 'silu'"),
         ("Gemma2", {"hidden_activation": "relu"}, "only 'gelu_pytorch_tanh'"),
         ("Gemma3Text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
@@ -290,7 +294,14 @@ def test_largest_gemma_scales_queries_by_another_size(tmp_path: Path) -> None:
         ({"attention__sliding_window_pattern": "x"}, r"'sliding_window_pattern' .* \(got 'x'\)"),
         ({"rope__dimension_count": 7}, r"at most the head size, 8 \(got 7\)"),
         ({"attention__sliding_window": 1.5}, "must be a positive whole number"),
-        ({"rope__scaling__type": "yarn"}, "'yarn' is not supported"),
+        ({"rope__scaling__type": "other"}, "'other' is not supported"),
+        ({"rope__scaling__type": "yarn"}, "lacks 'gemma3.rope.scaling.factor'"),
+        ({"rope__scaling__type": "longrope"}, "no tensor 'rope_factors_long.weight'"),
+        (
+            {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0, "rope__scaling__yarn_attn_factor": 2.0},
+            "yarn_attn_factor = 2.0; only 1.139",
+        ),
+        ({"rope__scaling__yarn_beta_fast": 8.0}, "yarn_beta_fast = 8.0; only 32.0"),
     ],
 )
 def test_metadata_that_cannot_be(values: dict[str, Any], message: str, tmp_path: Path) -> None:
