@@ -47,7 +47,7 @@ class ModelConfig:
     """The hyperparameters of a decoder, with the same names for all file formats."""
 
     architecture: str
-    """Family, in GGUF's spelling: "llama", "qwen2", "qwen3", "gemma2", "gemma3" or "phi3" (Mistral is "llama")."""
+    """Family, in GGUF's spelling, such as "llama" (Mistral, too), "qwen3" or "gemma3": a key of families/tables.py."""
     num_layers: int
     hidden_size: int
     intermediate_size: int
@@ -68,10 +68,14 @@ class ModelConfig:
     """Activation function of the MLP's gate."""
     qk_norm: bool = False
     """True if an RMS norm is applied to each head of the queries and keys before they are rotated."""
+    qk_norm_spans_heads: bool = False
+    """True if that norm is over all heads of the queries together, and over all of the keys, not over each head."""
     query_scale: float | None = None
     """Factor of the attention scores. None for 1 / sqrt(head_size)."""
     rotary_size: int | None = None
     """Number of a head's first elements that are rotated. None for all."""
+    layer_is_rotated: tuple[bool, ...] = ()
+    """One entry per layer if some layers do not rotate their queries and keys, else empty."""
     rope_theta_local: float | None = None
     """Rotary base of the layers with a sliding window. None if they use `rope_theta`, as all other layers."""
     sliding_window: int | None = None
@@ -86,6 +90,16 @@ class ModelConfig:
     """Factor of a token's embedding as input. It does not apply to an output matrix that shares the embedding's weights."""
     norm_weight_offset: float = 0.0
     """Value added to each norm's weight: 1 for Gemma checkpoints of Hugging Face; in GGUF files it is already added."""
+    residual_scale: float = 1.0
+    """Factor of the results of attention and of the MLP before they are added to the hidden states."""
+    logit_scale: float = 1.0
+    """Factor of the logits, before they are capped."""
+    has_joined_qkv: bool = False
+    """True if the checkpoint has queries, keys and values as one matrix."""
+
+    def rotates(self, layer: int) -> bool:
+        """Return True if a layer rotates its queries and keys."""
+        return not self.layer_is_rotated or self.layer_is_rotated[layer]
 
     def window_of(self, layer: int) -> int | None:
         """Return how many tokens a layer sees, or None if it sees all."""

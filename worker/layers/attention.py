@@ -30,30 +30,45 @@ class Attention:
         self._window = config.window_of(source.index)
         self._logit_cap = config.attention_logit_cap
         self._qkv = qkv
-        self._qk_norm_NH = _take_qk_norm(source) if config.qk_norm else None
+        self._rotates = config.rotates(source.index)
+        self._norm_spans_heads = config.qk_norm and config.qk_norm_spans_heads
+        self._qk_norms = _take_qk_norms(source) if config.qk_norm else []
         self._o = source.take_linear({"o": config.hidden_size}, config.num_heads * config.head_size)
 
     @property
     def num_bytes(self) -> int:
-        norm_bytes = 0 if self._qk_norm_NH is None else self._qk_norm_NH.nbytes
-        return self._qkv.num_bytes + norm_bytes + self._o.num_bytes
+        return self._qkv.num_bytes + self._o.num_bytes + sum(norm.nbytes for norm in self._qk_norms)
 
     def forward(self, x_TD: torch.Tensor, rotation: Rotation, kv: LayerKV, batch: StepBatch) -> torch.Tensor:
         kernels, num_heads = self._kernels, self._num_heads
         qkv_TO = kernels.linear(x_TD, self._qkv)
         qkv_TNH = qkv_TO.view(qkv_TO.shape[0], -1, self._head_size)
         qk_TNH, v_TNH = qkv_TNH.tensor_split([num_heads + self._num_kv_heads], dim=1)
-        if self._qk_norm_NH is not None:
-            qk_TNH = kernels.rms_norm(qk_TNH, self._qk_norm_NH, self._eps)
-        q_TNH, k_TNH = kernels.rope(qk_TNH, rotation.cos_TH, rotation.sin_TH).tensor_split([num_heads], dim=1)
+        # Queries and keys are one tensor as long as one launch can compute both.
+        heads = list(qk_TNH.tensor_split([num_heads], dim=1)) if self._norm_spans_heads else [qk_TNH]
+        if self._qk_norms:
+            heads = [self._norm(x_TNH, weight) for x_TNH, weight in zip(heads, self._qk_norms, strict=True)]
+        if self._rotates:
+            heads = [kernels.rope(x_TNH, rotation.cos_TH, rotation.sin_TH) for x_TNH in heads]
+        q_TNH, k_TNH = heads if self._norm_spans_heads else heads[0].tensor_split([num_heads], dim=1)
         kernels.write_kv(kv, k_TNH, v_TNH, batch)
         out_TNH = kernels.attention(q_TNH, kv, batch, self._scale, self._window, self._logit_cap)
         return kernels.linear(out_TNH.flatten(1), self._o)
 
+    def _norm(self, x_TNH: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return the norm of each head, or of all heads together if the weight has one row."""
+        return self._kernels.rms_norm(x_TNH.view(len(x_TNH), *weight.shape), weight, self._eps).view(x_TNH.shape)
 
-def _take_qk_norm(source: LayerSource) -> torch.Tensor:
-    """Return [N, H]: the queries' norm for each of their heads, then the keys' norm for each of theirs."""
+
+def _take_qk_norms(source: LayerSource) -> list[torch.Tensor]:
+    """Return one weight [N, H], with the norms of queries and keys repeated for each of their heads.
+
+    If the norms span heads, return two: those of the queries and of the keys, [1, N * H].
+    """
     config = source.config
+    if config.qk_norm_spans_heads:
+        sizes = qkv_sizes(config)
+        return [source.take_norm(f"{name}_norm", sizes[name])[None] for name in ("q", "k")]
     q_norm_H = source.take_norm("q_norm", config.head_size)
     k_norm_H = source.take_norm("k_norm", config.head_size)
-    return torch.cat((q_norm_H.expand(config.num_heads, -1), k_norm_H.expand(config.num_kv_heads, -1)))
+    return [torch.cat((q_norm_H.expand(config.num_heads, -1), k_norm_H.expand(config.num_kv_heads, -1)))]

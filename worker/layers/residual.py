@@ -1,7 +1,9 @@
-"""The two residual steps of a decoder layer, in the two forms that families use.
+"""The two residual steps of a decoder layer.
 
 Legend as in step_batch.py.
 """
+
+from collections.abc import Sequence
 
 import torch
 
@@ -13,47 +15,35 @@ from worker.layers.rope import Rotation
 from worker.layers.source import LayerSource
 
 
-class PreNormLayer:
-    """A layer that computes x + attention(norm(x)), then x + mlp(norm(x))."""
+class ResidualLayer:
+    """A layer that computes x + norm(attention(norm(x))), then x + norm(mlp(norm(x))).
 
-    def __init__(self, source: LayerSource, attention: Attention, mlp: MLP) -> None:
+    Families have some of the four norms; `norms` names them as LayerTensors does. What is added to x may have a factor.
+    """
+
+    def __init__(self, source: LayerSource, attention: Attention, mlp: MLP, norms: Sequence[str]) -> None:
         self._kernels = source.kernels
         self._eps = source.config.rms_norm_eps
+        self._scale = source.config.residual_scale
         self._attention, self._mlp = attention, mlp
-        self._attention_norm_D = source.take_norm("attention_norm")
-        self._mlp_norm_D = source.take_norm("mlp_norm")
+        self._norms = {name: source.take_norm(name) for name in norms}
 
     @property
     def num_bytes(self) -> int:
-        norm_bytes = self._attention_norm_D.nbytes + self._mlp_norm_D.nbytes
-        return self._attention.num_bytes + self._mlp.num_bytes + norm_bytes
+        return self._attention.num_bytes + self._mlp.num_bytes + sum(norm.nbytes for norm in self._norms.values())
 
     def forward(self, x_TD: torch.Tensor, rotation: Rotation, kv: LayerKV, batch: StepBatch) -> torch.Tensor:
-        kernels, eps = self._kernels, self._eps
-        attended_TD = self._attention.forward(kernels.rms_norm(x_TD, self._attention_norm_D, eps), rotation, kv, batch)
-        x_TD = kernels.add(x_TD, attended_TD)
-        return kernels.add(x_TD, self._mlp.forward(kernels.rms_norm(x_TD, self._mlp_norm_D, eps)))
+        attended_TD = self._attention.forward(self._norm("attention_norm", x_TD), rotation, kv, batch)
+        x_TD = self._add(x_TD, self._norm("after_attention_norm", attended_TD))
+        changed_TD = self._mlp.forward(self._norm("mlp_norm", x_TD))
+        return self._add(x_TD, self._norm("after_mlp_norm", changed_TD))
 
+    def _norm(self, name: str, x_TD: torch.Tensor) -> torch.Tensor:
+        """Return the norm of x, or x if the family does not have this norm."""
+        weight_D = self._norms.get(name)
+        return x_TD if weight_D is None else self._kernels.rms_norm(x_TD, weight_D, self._eps)
 
-class SandwichNormLayer:
-    """A layer that computes x + norm(attention(norm(x))), then x + norm(mlp(norm(x)))."""
-
-    def __init__(self, source: LayerSource, attention: Attention, mlp: MLP) -> None:
-        self._kernels = source.kernels
-        self._eps = source.config.rms_norm_eps
-        self._attention, self._mlp = attention, mlp
-        self._attention_norm_D = source.take_norm("attention_norm")
-        self._after_attention_norm_D = source.take_norm("after_attention_norm")
-        self._mlp_norm_D = source.take_norm("mlp_norm")
-        self._after_mlp_norm_D = source.take_norm("after_mlp_norm")
-
-    @property
-    def num_bytes(self) -> int:
-        return self._attention.num_bytes + self._mlp.num_bytes + 4 * self._mlp_norm_D.nbytes
-
-    def forward(self, x_TD: torch.Tensor, rotation: Rotation, kv: LayerKV, batch: StepBatch) -> torch.Tensor:
-        kernels, eps = self._kernels, self._eps
-        attended_TD = self._attention.forward(kernels.rms_norm(x_TD, self._attention_norm_D, eps), rotation, kv, batch)
-        x_TD = kernels.add(x_TD, kernels.rms_norm(attended_TD, self._after_attention_norm_D, eps))
-        changed_TD = self._mlp.forward(kernels.rms_norm(x_TD, self._mlp_norm_D, eps))
-        return kernels.add(x_TD, kernels.rms_norm(changed_TD, self._after_mlp_norm_D, eps))
+    def _add(self, x_TD: torch.Tensor, change_TD: torch.Tensor) -> torch.Tensor:
+        if self._scale != 1.0:
+            change_TD = self._kernels.scale(change_TD, self._scale)
+        return self._kernels.add(x_TD, change_TD)

@@ -79,6 +79,8 @@ class DecoderModel:
             x_TD = layer.forward(x_TD, rotation, layer_kv, batch)
         x_RD = kernels.gather_rows(x_TD, batch.sample_rows_R)
         logits_RV = kernels.linear(kernels.rms_norm(x_RD, self._final_norm_D, config.rms_norm_eps), self._output)
+        if config.logit_scale != 1.0:
+            logits_RV = kernels.scale(logits_RV, config.logit_scale)
         return logits_RV if config.final_logit_cap is None else kernels.cap(logits_RV, config.final_logit_cap)
 
     def _make_positions(self, num_positions: int) -> None:

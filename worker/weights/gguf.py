@@ -1,8 +1,4 @@
-"""The tensors of a GGUF file.
-
-llama.cpp's converter reorders the query and key rows of the llama architecture, because ggml rotates neighbouring
-elements. `GGUFCheckpoint` undoes that.
-"""
+"""The tensors of a GGUF file."""
 
 from pathlib import Path
 
@@ -10,12 +6,11 @@ import torch
 
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.tensor_names import gguf_names, map_names
-from pagoda.models.model import ModelConfig
+from pagoda.models.model import ModelConfig, ModelFormat
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import UnsupportedTypeError, dequantize, stored_blocks
 from worker.weights.linear_format import StoredWeight
-
-ARCHITECTURES_WITH_INTERLEAVED_ROPE = {"llama"}
+from worker.weights.row_order import row_order
 
 
 class GGUFCheckpoint:
@@ -33,7 +28,7 @@ class GGUFCheckpoint:
             raise WeightsError(f"{spelled!r}: {error}") from None
         self._file.forget(spelled)
         values = flat.view(tensor.shape)
-        order = self._row_order(name, len(values))
+        order = row_order(self._config, ModelFormat.GGUF, name, len(values))
         return values if order is None else values[order]
 
     def read_matrix(self, name: str) -> StoredWeight:
@@ -42,7 +37,7 @@ class GGUFCheckpoint:
         if len(tensor.shape) != 2:
             raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, but the model needs a matrix")
         num_out, num_in = tensor.shape
-        order = self._row_order(name, num_out)
+        order = row_order(self._config, ModelFormat.GGUF, name, num_out)
         try:
             return stored_blocks(self._file.tensor_data(spelled), tensor.ggml_type, (num_out, num_in), order)
         except UnsupportedTypeError as error:
@@ -53,13 +48,3 @@ class GGUFCheckpoint:
 
     def close(self) -> None:
         self._file.close()
-
-    def _row_order(self, name: str, num_rows: int) -> torch.Tensor | None:
-        """Return, for each row in torch's order, its row in the file; None if the orders are equal."""
-        projection = name.split(".")[-2] if name.startswith("layers.") else None
-        if self._config.architecture not in ARCHITECTURES_WITH_INTERLEAVED_ROPE or projection not in ("q", "k"):
-            return None
-        num_heads = self._config.num_heads if projection == "q" else self._config.num_kv_heads
-        if num_rows != num_heads * self._config.head_size:
-            return None  # `Weights` reports the wrong shape.
-        return torch.arange(num_rows).view(num_heads, -1, 2).transpose(1, 2).flatten()

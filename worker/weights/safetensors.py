@@ -1,5 +1,6 @@
 """The tensors of a Hugging Face directory: one safetensors file, or several that an index names."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +9,30 @@ from safetensors import SafetensorError, safe_open
 
 from pagoda.models.formats.safetensors_file import weight_files
 from pagoda.models.formats.tensor_names import map_names, safetensors_names
-from pagoda.models.model import ModelConfig
+from pagoda.models.model import ModelConfig, ModelFormat
 from worker.weights.checkpoint import WeightsError
 from worker.weights.linear_format import StoredWeight, stored
+from worker.weights.row_order import row_order
 
 
 class SafetensorsCheckpoint:
     def __init__(self, directory: Path, config: ModelConfig) -> None:
+        self._config = config
         self._path_of = {name: path for path in weight_files(directory) for name in _names(path)}
         self.names, self.unknown = map_names(list(self._path_of), safetensors_names(config.architecture))
 
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor as float32. The file is opened for each tensor, since an open file keeps what was read in memory."""
-        return self._read(name).float()
+        tensor = self._read(name).float()
+        order = row_order(self._config, ModelFormat.SAFETENSORS, name, len(tensor)) if tensor.dim() else None
+        return tensor if order is None else tensor[order]
 
     def read_matrix(self, name: str) -> StoredWeight:
         tensor = self._read(name)
         if tensor.dim() != 2:
             raise WeightsError(f"{self.names[name]!r} has shape {list(tensor.shape)}, but the model needs a matrix")
-        return stored(tensor)
+        order = row_order(self._config, ModelFormat.SAFETENSORS, name, len(tensor))
+        return replace(stored(tensor), row_order_O=order)
 
     def forget(self, name: str) -> None:
         """Do nothing: what was read is a copy."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
-from pagoda.models.formats.gguf_families import FAMILIES
+from pagoda.models.formats.families.tables import GGUF_FAMILIES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.gguf_rope import FACTOR_TENSORS, read_rope_scaling
 from pagoda.models.formats.rope_scaling import extended_max_position
@@ -62,9 +62,9 @@ FILE_TYPES = {
 def read_config(file: GGUFFile) -> ModelConfig:
     metadata = file.metadata
     architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in FAMILIES:
+    if not isinstance(architecture, str) or architecture not in GGUF_FAMILIES:
         raise ModelFormatError(
-            f"architecture {architecture!r} is not supported (supported in GGUF: {', '.join(FAMILIES)})"
+            f"architecture {architecture!r} is not supported (supported in GGUF: {', '.join(GGUF_FAMILIES)})"
         )
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
@@ -74,7 +74,8 @@ def read_config(file: GGUFFile) -> ModelConfig:
     num_heads = values.uniform_count(metadata, f"{prefix}attention.head_count")
     head_size = values.count(metadata, f"{prefix}attention.key_length", hidden_size // num_heads)
     values.require(metadata, f"{prefix}attention.value_length", head_size)
-    _refuse_other_numbers(metadata, prefix, head_size)
+    family = GGUF_FAMILIES[architecture]
+    _refuse_other_numbers(metadata, prefix, head_size, family.numbers)
     rotary_size = _rotary_size(values.count(metadata, f"{prefix}rope.dimension_count", head_size), head_size)
     max_position = values.count(metadata, f"{prefix}context_length")
     rope_theta = values.number(metadata, f"{prefix}rope.freq_base", 10_000.0)
@@ -94,20 +95,22 @@ def read_config(file: GGUFFile) -> ModelConfig:
         rope_scaling=rope_scaling,
         tie_word_embeddings="output.weight" not in file.tensors,
         rotary_size=rotary_size,
+        has_joined_qkv="blk.0.attn_qkv.weight" in file.tensors,
     )
-    return replace(config, **FAMILIES[architecture](config, metadata))
+    return replace(config, **family.fields(config, metadata))
 
 
-def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: int) -> None:
-    """Raise ModelFormatError for settings of GGUF files that no supported family computes, unless they have the usual value."""
-    for key, usual in UNUSUAL_NUMBERS.items():
+def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: int, computed: frozenset[str]) -> None:
+    """Raise ModelFormatError for settings with which the family does not compute, unless they have the usual value."""
+    for key in UNUSUAL_NUMBERS.keys() - computed:
+        usual = UNUSUAL_NUMBERS[key]
         values.require(metadata, prefix + key, usual, unused=0)
     values.require(metadata, f"{prefix}attention.causal", True)
     values.require(metadata, f"{prefix}use_parallel_residual", False)
     for key in ("attention.key_length_swa", "attention.value_length_swa"):
         values.require(metadata, prefix + key, head_size)
     scale = values.optional_number(metadata, f"{prefix}attention.scale")
-    if scale is not None and not _close(scale, head_size**-0.5):
+    if scale is not None and "attention.scale" not in computed and not _close(scale, head_size**-0.5):
         raise ModelFormatError(
             f"the model requires {prefix}attention.scale = {scale}; only 1 / sqrt({head_size}) is supported"
         )

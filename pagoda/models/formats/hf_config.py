@@ -11,7 +11,7 @@ from typing import Any
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
 from pagoda.models.formats.families.family import Family
-from pagoda.models.formats.hf_families import FAMILIES
+from pagoda.models.formats.families.tables import HF_FAMILIES
 from pagoda.models.formats.hf_rope import read_rope
 from pagoda.models.formats.rope_scaling import extended_max_position
 from pagoda.models.formats.safetensors_file import read_json
@@ -44,7 +44,7 @@ def read_config(directory: Path) -> ModelConfig:
     for key, usual in UNUSUAL_NUMBERS.items():
         if key not in family.defaults:
             values.require(config, key, usual, unused=0)
-    values.require(config, "hidden_act", family.hidden_act)
+    values.require(config, "hidden_act", family.hidden_act, unused=family.legacy_hidden_act)
     values.require(config, "hidden_activation", family.hidden_act)
     _refuse_quantized(config.get("quantization_config"))
     hidden_size = values.count(config, "hidden_size")
@@ -73,11 +73,8 @@ def read_biases(directory: Path) -> frozenset[str]:
     """Return Pagoda's names of the linear layers that have a bias in transformers' class."""
     content = read_json(directory / "config.json")
     family = _family(content)
-    biases = family.biases
-    if family.has_bias_settings:
-        biases |= frozenset(("q", "k", "v", "o")) if content.get("attention_bias") is True else frozenset()
-        biases |= frozenset(("gate", "up", "down")) if content.get("mlp_bias") is True else frozenset()
-    return biases
+    config = {**family.defaults, **content}
+    return family.biases.union(*(linears for key, linears in family.bias_settings.items() if config.get(key) is True))
 
 
 def _refuse_quantized(description: object) -> None:
@@ -92,8 +89,8 @@ def _refuse_quantized(description: object) -> None:
 def _family(config: Mapping[str, Any]) -> Family:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if not isinstance(name, str) or name not in FAMILIES:
+    if not isinstance(name, str) or name not in HF_FAMILIES:
         raise ModelFormatError(
-            f"architecture {name!r} is not supported (supported for Hugging Face: {', '.join(FAMILIES)})"
+            f"architecture {name!r} is not supported (supported for Hugging Face: {', '.join(HF_FAMILIES)})"
         )
-    return FAMILIES[name]
+    return HF_FAMILIES[name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.families.tables import TENSORS
 from pagoda.models.formats.ggml_type import READABLE_TYPES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.gguf_tokens import token_metadata
@@ -19,9 +20,6 @@ from pagoda.models.model import Model, ModelConfig, ModelFormat
 READABLE_DTYPES = ("F64", "F32", "F16", "BF16")
 NOT_READ = ("rope_factors", "rope_factors_long", "rope_factors_short", "output.weight")
 """Tensors that a model may have besides those that it computes with; `output.weight` if the embedding takes its place."""
-SANDWICHED = ("gemma2", "gemma3")
-GGUF_BIASES: Mapping[str, frozenset[str]] = {"qwen2": frozenset("qkv")}
-"""Linear layers that must have a bias, by family. Others may have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def check_tensors(model: Model) -> None:
     spelled_of = {ours: spelled for spelled, ours in table.items()}
     expected = dict(_matrices_and_norms(model.config))
     biases = dict(_biases(model.config))
-    required = GGUF_BIASES.get(model.config.architecture, frozenset()) if is_gguf else read_biases(model.path)
+    required = TENSORS[model.config.architecture].biases if is_gguf else read_biases(model.path)
     allowed = biases if is_gguf else {name: shape for name, shape in biases.items() if _linear_of(name) in required}
     needed = expected | {name: shape for name, shape in biases.items() if _linear_of(name) in required}
     for name in needed.keys() - known.keys():
@@ -66,16 +64,15 @@ def check_tensors(model: Model) -> None:
 
 
 def _matrices_and_norms(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, head = config.hidden_size, config.head_size
+    hidden = config.hidden_size
     yield "embedding.weight", (config.vocab_size, hidden)
     yield "final_norm.weight", (hidden,)
     if not config.tie_word_embeddings:
         yield "output.weight", (config.vocab_size, hidden)
-    norms = {"attention_norm": hidden, "mlp_norm": hidden}
-    if config.architecture in SANDWICHED:
-        norms |= {"after_attention_norm": hidden, "after_mlp_norm": hidden}
+    norms = dict.fromkeys(TENSORS[config.architecture].norms, hidden)
     if config.qk_norm:
-        norms |= {"q_norm": head, "k_norm": head}
+        q_heads, k_heads = (config.num_heads, config.num_kv_heads) if config.qk_norm_spans_heads else (1, 1)
+        norms |= {"q_norm": q_heads * config.head_size, "k_norm": k_heads * config.head_size}
     for layer in range(config.num_layers):
         for name, shape in _linears(config).items():
             yield f"layers.{layer}.{name}.weight", shape
@@ -92,12 +89,15 @@ def _biases(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _linears(config: ModelConfig) -> dict[str, tuple[int, int]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     q_size, kv_size = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
-    if config.architecture == "phi3":
-        inputs = {"qkv": (q_size + 2 * kv_size, hidden), "gate_up": (2 * inner, hidden)}
+    if config.has_joined_qkv:
+        attention = {"qkv": (q_size + 2 * kv_size, hidden)}
     else:
-        inputs = {"q": (q_size, hidden), "k": (kv_size, hidden), "v": (kv_size, hidden)}
-        inputs |= {"gate": (inner, hidden), "up": (inner, hidden)}
-    return inputs | {"o": (hidden, q_size), "down": (hidden, inner)}
+        attention = {"q": (q_size, hidden), "k": (kv_size, hidden), "v": (kv_size, hidden)}
+    if TENSORS[config.architecture].has_joined_gate_up:
+        mlp = {"gate_up": (2 * inner, hidden)}
+    else:
+        mlp = {"gate": (inner, hidden), "up": (inner, hidden)}
+    return attention | mlp | {"o": (hidden, q_size), "down": (hidden, inner)}
 
 
 def _linear_of(name: str) -> str:

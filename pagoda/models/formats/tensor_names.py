@@ -1,11 +1,14 @@
 """Tables from the tensor names in checkpoints to Pagoda's own names.
 
-{i} is a layer's number. Pagoda's names are the fields of the layers that use the tensors. If a family uses a name for another
-tensor than all others, the family's table has precedence.
+{i} is a layer's number. Pagoda's names are the fields of the layers that use the tensors. The names that only
+a family has, or uses for another tensor than the others, are in families/, and have precedence.
 """
 
 import re
 from collections.abc import Mapping
+
+from pagoda.models.formats.families.layer_tensors import full_names
+from pagoda.models.formats.families.tables import TENSORS
 
 GGUF_NAMES: Mapping[str, str] = {
     "token_embd.weight": "embedding.weight",
@@ -21,6 +24,8 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{i}.attn_k.bias": "layers.{i}.k.bias",
     "blk.{i}.attn_v.weight": "layers.{i}.v.weight",
     "blk.{i}.attn_v.bias": "layers.{i}.v.bias",
+    "blk.{i}.attn_qkv.weight": "layers.{i}.qkv.weight",
+    "blk.{i}.attn_qkv.bias": "layers.{i}.qkv.bias",
     "blk.{i}.attn_output.weight": "layers.{i}.o.weight",
     "blk.{i}.attn_output.bias": "layers.{i}.o.bias",
     "blk.{i}.attn_q_norm.weight": "layers.{i}.q_norm.weight",
@@ -35,14 +40,6 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{i}.ffn_down.bias": "layers.{i}.down.bias",
     "blk.{i}.post_ffw_norm.weight": "layers.{i}.after_mlp_norm.weight",
 }
-
-GGUF_NAMES_OF_FAMILY: Mapping[str, Mapping[str, str]] = {
-    "phi3": {
-        "blk.{i}.attn_qkv.weight": "layers.{i}.qkv.weight",
-        "blk.{i}.ffn_up.weight": "layers.{i}.gate_up.weight",
-    },
-}
-"""Additional names by `ModelConfig.architecture`."""
 
 SAFETENSORS_NAMES: Mapping[str, str] = {
     "model.embed_tokens.weight": "embedding.weight",
@@ -68,31 +65,16 @@ SAFETENSORS_NAMES: Mapping[str, str] = {
     "model.layers.{i}.mlp.down_proj.bias": "layers.{i}.down.bias",
 }
 
-_SANDWICH_NORMS: Mapping[str, str] = {
-    "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.after_attention_norm.weight",
-    "model.layers.{i}.pre_feedforward_layernorm.weight": "layers.{i}.mlp_norm.weight",
-    "model.layers.{i}.post_feedforward_layernorm.weight": "layers.{i}.after_mlp_norm.weight",
-}
-
-SAFETENSORS_NAMES_OF_FAMILY: Mapping[str, Mapping[str, str]] = {
-    "gemma2": _SANDWICH_NORMS,
-    "gemma3": _SANDWICH_NORMS,
-    "phi3": {
-        "model.layers.{i}.self_attn.qkv_proj.weight": "layers.{i}.qkv.weight",
-        "model.layers.{i}.mlp.gate_up_proj.weight": "layers.{i}.gate_up.weight",
-    },
-}
-
 REDUNDANT = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Pattern of buffers that old exports contain besides the weights. They can be computed from the configuration."""
 
 
 def gguf_names(architecture: str) -> Mapping[str, str]:
-    return {**GGUF_NAMES, **GGUF_NAMES_OF_FAMILY.get(architecture, {})}
+    return {**GGUF_NAMES, **dict(full_names("blk", TENSORS[architecture].gguf))}
 
 
 def safetensors_names(architecture: str) -> Mapping[str, str]:
-    return {**SAFETENSORS_NAMES, **SAFETENSORS_NAMES_OF_FAMILY.get(architecture, {})}
+    return {**SAFETENSORS_NAMES, **dict(full_names("model.layers", TENSORS[architecture].safetensors))}
 
 
 def map_names(spelled: list[str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

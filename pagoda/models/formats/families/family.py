@@ -4,12 +4,15 @@ A family is described by its differences from a plain llama.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
 from pagoda.models.model import ModelConfig
+
+ATTENTION_BIAS: Mapping[str, frozenset[str]] = {"attention_bias": frozenset("qkvo")}
+LLAMA_BIASES: Mapping[str, frozenset[str]] = {**ATTENTION_BIAS, "mlp_bias": frozenset(("gate", "up", "down"))}
 
 Fields = dict[str, Any]
 ReadFields = Callable[[ModelConfig, Mapping[str, Any]], Fields]
@@ -25,12 +28,23 @@ class Family:
     fields: ReadFields
     biases: frozenset[str] = frozenset()
     """Linear layers that always have a bias."""
-    has_bias_settings: bool = True
-    """True if the class reads `attention_bias` and, for Llama, `mlp_bias`."""
+    bias_settings: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The linear layers that have a bias if a key of config.json is true."""
     hidden_act: str = "silu"
     """The only supported activation."""
+    legacy_hidden_act: str | None = None
+    """Another name by which the class means the same activation."""
     defaults: Mapping[str, Any]
-    """Values of transformers' class for keys that config.json leaves out."""
+    """Values of transformers' class for keys that config.json leaves out. A key of UNUSUAL_NUMBERS is refused unless it is here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GGUFFamily:
+    """A family of models, as the metadata of a GGUF file describes it."""
+
+    fields: ReadFields
+    numbers: frozenset[str] = frozenset()
+    """Keys, after the architecture's name, that this family computes with and others refuse (UNUSUAL_NUMBERS)."""
 
 
 def plain(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
@@ -70,6 +84,26 @@ def window_size(config: ModelConfig, metadata: Mapping[str, Any]) -> int | None:
 def all_but_every(period: int, num_layers: int) -> tuple[bool, ...]:
     """Return a flag for each layer, which is False for every layer whose number, from 1, `period` divides."""
     return tuple((layer + 1) % period != 0 for layer in range(num_layers))
+
+
+def plain_gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    """Return no fields, for a family that differs from llama in its name and its tensors only."""
+    refuse_caps(config, metadata)
+    return {}
+
+
+def window_pattern(config: ModelConfig, metadata: Mapping[str, Any], period: int) -> tuple[bool, ...]:
+    """Return for each layer whether it has a window. A GGUF file has a flag per layer or a period; `period` is its default.
+
+    With a period of n, every n-th layer has no window.
+    """
+    key = f"{config.architecture}.attention.sliding_window_pattern"
+    pattern = metadata.get(key, period)
+    if not isinstance(pattern, list):
+        return all_but_every(values.count(metadata, key, period), config.num_layers)
+    if len(pattern) != config.num_layers:
+        raise ModelFormatError(f"the sliding window pattern has {len(pattern)} entries for {config.num_layers} layers")
+    return tuple(map(bool, pattern))
 
 
 def refuse_caps(config: ModelConfig, metadata: Mapping[str, Any]) -> None:

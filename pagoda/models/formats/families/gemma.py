@@ -3,12 +3,22 @@
 Some differences are in no GGUF file and follow from the architecture's name, as in llama.cpp.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
-from pagoda.models.formats.families.family import Family, Fields, all_but_every, window_of_types, window_size, windowed
+from pagoda.models.formats.families.family import (
+    ATTENTION_BIAS,
+    Family,
+    Fields,
+    GGUFFamily,
+    all_but_every,
+    window_of_types,
+    window_pattern,
+    window_size,
+    windowed,
+)
+from pagoda.models.formats.families.layer_tensors import POST_NORMS, PRE_NORMS, LayerTensors
 from pagoda.models.formats.families.llama import LLAMA
 from pagoda.models.model import ModelConfig
 
@@ -101,7 +111,7 @@ def _gguf_gemma3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     return {
         **_gguf_gemma(config, metadata, large=config.num_layers == GEMMA3_27B_LAYERS),
         # Layers with a window have another rotary base, so they must be known even if the window is never full.
-        **values.window(window_size(config, metadata), None, _gemma3_pattern(config, metadata)),
+        **values.window(window_size(config, metadata), None, window_pattern(config, metadata, 6)),
         "qk_norm": True,
         "rope_theta": values.number(metadata, "gemma3.rope.freq_base", GEMMA3_THETA),
         "rope_theta_local": values.number(metadata, "gemma3.rope.freq_base_swa", GEMMA3_LOCAL_THETA),
@@ -130,27 +140,32 @@ def _gguf_gemma(config: ModelConfig, metadata: Mapping[str, Any], *, large: bool
     }
 
 
-def _gemma3_pattern(config: ModelConfig, metadata: Mapping[str, Any]) -> Iterable[bool]:
-    """Return for each layer whether it has a window. The file has a flag per layer or a period; the default period is 6.
-
-    With a period of n, every n-th layer has no window.
-    """
-    pattern = metadata.get("gemma3.attention.sliding_window_pattern", 6)
-    if not isinstance(pattern, list):
-        return all_but_every(
-            values.count({"sliding_window_pattern": pattern}, "sliding_window_pattern"), config.num_layers
-        )
-    if len(pattern) != config.num_layers:
-        raise ModelFormatError(f"the sliding window pattern has {len(pattern)} entries for {config.num_layers} layers")
-    return map(bool, pattern)
-
-
 HF_FAMILIES: Mapping[str, Family] = {
     "Gemma2ForCausalLM": Family(
-        architecture="gemma2", fields=_gemma2, defaults=_GEMMA2, hidden_act="gelu_pytorch_tanh"
+        architecture="gemma2",
+        fields=_gemma2,
+        defaults=_GEMMA2,
+        hidden_act="gelu_pytorch_tanh",
+        bias_settings=ATTENTION_BIAS,
     ),
     "Gemma3ForCausalLM": Family(
-        architecture="gemma3", fields=_gemma3, defaults=_GEMMA3, hidden_act="gelu_pytorch_tanh"
+        architecture="gemma3",
+        fields=_gemma3,
+        defaults=_GEMMA3,
+        hidden_act="gelu_pytorch_tanh",
+        bias_settings=ATTENTION_BIAS,
     ),
 }
-GGUF_FAMILIES = {"gemma2": _gguf_gemma2, "gemma3": _gguf_gemma3}
+GGUF_FAMILIES = {
+    "gemma2": GGUFFamily(fields=_gguf_gemma2),
+    "gemma3": GGUFFamily(fields=_gguf_gemma3),
+}
+_SANDWICHED = LayerTensors(
+    norms=(*PRE_NORMS, *POST_NORMS),
+    safetensors={
+        "post_attention_layernorm": "after_attention_norm",
+        "pre_feedforward_layernorm": "mlp_norm",
+        "post_feedforward_layernorm": "after_mlp_norm",
+    },
+)
+TENSORS = {"gemma2": _SANDWICHED, "gemma3": _SANDWICHED}

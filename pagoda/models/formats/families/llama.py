@@ -3,8 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pagoda.models.formats.families.family import Family, Fields, plain, refuse_caps, window_everywhere, windowed
-from pagoda.models.model import ModelConfig
+from pagoda.models.formats.families.family import (
+    LLAMA_BIASES,
+    Family,
+    Fields,
+    GGUFFamily,
+    plain,
+    refuse_caps,
+    window_everywhere,
+    windowed,
+)
+from pagoda.models.formats.families.layer_tensors import LayerTensors
+from pagoda.models.model import ModelConfig, ModelFormat
 
 LLAMA: Mapping[str, Any] = {
     "vocab_size": 32_000,
@@ -32,9 +42,8 @@ def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
 
 
 HF_FAMILIES: Mapping[str, Family] = {
-    "LlamaForCausalLM": Family(architecture="llama", fields=plain, defaults=LLAMA),
-    "MistralForCausalLM": Family(
-        architecture="llama", fields=window_everywhere, defaults=_MISTRAL, has_bias_settings=False
-    ),
+    "LlamaForCausalLM": Family(architecture="llama", fields=plain, defaults=LLAMA, bias_settings=LLAMA_BIASES),
+    "MistralForCausalLM": Family(architecture="llama", fields=window_everywhere, defaults=_MISTRAL),
 }
-GGUF_FAMILIES = {"llama": _gguf}
+GGUF_FAMILIES = {"llama": GGUFFamily(fields=_gguf)}
+TENSORS = {"llama": LayerTensors(interleaved=frozenset((ModelFormat.GGUF,)))}

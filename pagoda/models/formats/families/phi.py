@@ -5,7 +5,15 @@ from typing import Any
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
-from pagoda.models.formats.families.family import Family, Fields, refuse_caps, window_everywhere, windowed
+from pagoda.models.formats.families.family import (
+    Family,
+    Fields,
+    GGUFFamily,
+    refuse_caps,
+    window_everywhere,
+    windowed,
+)
+from pagoda.models.formats.families.layer_tensors import LayerTensors
 from pagoda.models.formats.families.llama import LLAMA
 from pagoda.models.model import ModelConfig
 
@@ -30,7 +38,7 @@ def _phi3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
             f"partial_rotary_factor must be at most 1 and rotate an even number of elements (got {share!r})"
         )
     rotary_size = None if share == 1 else int(config.head_size * share)
-    return window_everywhere(config, content) | {"rotary_size": rotary_size}
+    return window_everywhere(config, content) | {"rotary_size": rotary_size, "has_joined_qkv": True}
 
 
 def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
@@ -39,6 +47,13 @@ def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
 
 
 HF_FAMILIES: Mapping[str, Family] = {
-    "Phi3ForCausalLM": Family(architecture="phi3", fields=_phi3, defaults=_PHI3, has_bias_settings=False),
+    "Phi3ForCausalLM": Family(architecture="phi3", fields=_phi3, defaults=_PHI3),
 }
-GGUF_FAMILIES = {"phi3": _gguf}
+GGUF_FAMILIES = {"phi3": GGUFFamily(fields=_gguf)}
+TENSORS = {
+    "phi3": LayerTensors(
+        has_joined_gate_up=True,
+        gguf={"ffn_up": "gate_up"},
+        safetensors={"self_attn.qkv_proj": "qkv", "mlp.gate_up_proj": "gate_up"},
+    )
+}

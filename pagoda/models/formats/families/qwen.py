@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pagoda.models.formats import config_values as values
-from pagoda.models.formats.families.family import Family, Fields, refuse_caps, window_of_types
+from pagoda.models.formats.families.family import (
+    ATTENTION_BIAS,
+    Family,
+    Fields,
+    GGUFFamily,
+    plain_gguf,
+    refuse_caps,
+    window_of_types,
+)
+from pagoda.models.formats.families.layer_tensors import LayerTensors
 from pagoda.models.formats.families.llama import LLAMA
 from pagoda.models.model import ModelConfig
 
@@ -32,20 +41,16 @@ def _qwen3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     return _qwen2(config, content) | {"qk_norm": True}
 
 
-def _gguf_qwen2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
-    refuse_caps(config, metadata)
-    return {}  # the tensors include its biases
-
-
 def _gguf_qwen3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     refuse_caps(config, metadata)
     return {"qk_norm": True}
 
 
 HF_FAMILIES: Mapping[str, Family] = {
-    "Qwen2ForCausalLM": Family(
-        architecture="qwen2", fields=_qwen2, defaults=_QWEN2, biases=frozenset("qkv"), has_bias_settings=False
+    "Qwen2ForCausalLM": Family(architecture="qwen2", fields=_qwen2, defaults=_QWEN2, biases=frozenset("qkv")),
+    "Qwen3ForCausalLM": Family(
+        architecture="qwen3", fields=_qwen3, defaults={**_QWEN2, "head_dim": 128}, bias_settings=ATTENTION_BIAS
     ),
-    "Qwen3ForCausalLM": Family(architecture="qwen3", fields=_qwen3, defaults={**_QWEN2, "head_dim": 128}),
 }
-GGUF_FAMILIES = {"qwen2": _gguf_qwen2, "qwen3": _gguf_qwen3}
+GGUF_FAMILIES = {"qwen2": GGUFFamily(fields=plain_gguf), "qwen3": GGUFFamily(fields=_gguf_qwen3)}
+TENSORS = {"qwen2": LayerTensors(biases=frozenset("qkv")), "qwen3": LayerTensors()}

@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from pagoda.models.formats import hf_config
-from pagoda.models.formats.hf_families import FAMILIES
+from pagoda.models.formats.families.tables import HF_FAMILIES
 from pagoda.models.model import ModelConfig
 from tests.unit.pagoda.models.formats.test_families import SIZES
 
@@ -89,7 +89,7 @@ def numbers_of_ours(config: ModelConfig) -> dict[str, Any]:
 
 
 def test_every_class_is_compared() -> None:
-    assert set(CLASSES.values()) == set(FAMILIES)
+    assert set(CLASSES.values()) == set(HF_FAMILIES)
 
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)

@@ -11,7 +11,8 @@ import pytest
 import transformers
 
 from pagoda.models.errors import ModelFormatError
-from pagoda.models.formats import gguf_config, gguf_families, hf_config, hf_families
+from pagoda.models.formats import gguf_config, hf_config
+from pagoda.models.formats.families.tables import GGUF_FAMILIES, HF_FAMILIES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.model import ModelConfig, RopeScaling
 
@@ -106,11 +107,15 @@ def write_config(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
             {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
             replace(GEMMA3, **OF_HUGGING_FACE),
         ),
-        ("Phi3", {"pad_token_id": 0}, replace(BASE, architecture="phi3", rms_norm_eps=1e-5)),
+        (
+            "Phi3",
+            {"pad_token_id": 0},
+            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, has_joined_qkv=True),
+        ),
         (
             "Phi3",
             {"pad_token_id": 0, "sliding_window": 64, "rope_parameters": {"partial_rotary_factor": 0.75}},
-            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, rotary_size=6, **WINDOWED),
+            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, rotary_size=6, has_joined_qkv=True, **WINDOWED),
         ),
     ],
 )
@@ -180,7 +185,7 @@ def test_refused_by_name(family: str, change: dict[str, Any], message: str, tmp_
 
 def test_unknown_class_is_told_the_known(tmp_path: Path) -> None:
     save_config(tmp_path, "Mixtral")
-    known = ", ".join(hf_families.FAMILIES)
+    known = ", ".join(HF_FAMILIES)
     with pytest.raises(
         ModelFormatError, match=rf"'MixtralForCausalLM' is not supported \(supported for Hugging Face: {known}\)"
     ):
@@ -291,7 +296,7 @@ def test_largest_gemma_scales_queries_by_another_size(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"attention__sliding_window_pattern": [True]}, "1 entries for 7 layers"),
-        ({"attention__sliding_window_pattern": "x"}, r"'sliding_window_pattern' .* \(got 'x'\)"),
+        ({"attention__sliding_window_pattern": "x"}, r"attention.sliding_window_pattern' .* \(got 'x'\)"),
         ({"rope__dimension_count": 7}, r"at most the head size, 8 \(got 7\)"),
         ({"attention__sliding_window": 1.5}, "must be a positive whole number"),
         ({"rope__scaling__type": "other"}, "'other' is not supported"),
@@ -336,7 +341,7 @@ def test_one_number_for_each_layer(tmp_path: Path) -> None:
 
 
 def test_unknown_architecture_is_told_the_known(tmp_path: Path) -> None:
-    known = ", ".join(gguf_families.FAMILIES)
+    known = ", ".join(GGUF_FAMILIES)
     with pytest.raises(ModelFormatError, match=rf"'mamba' is not supported \(supported in GGUF: {known}\)"):
         read_gguf(tmp_path / "m.gguf", "mamba")
 
