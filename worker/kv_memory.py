@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from pagoda.models.model import ModelConfig
-from pagoda.process.resources import machine_available_bytes
+from pagoda.process.memory import AvailableMemory, available_memory
 from worker.errors import NotEnoughMemoryError
 from worker.kernels.interface import Kernels, LayerKV
 
@@ -53,8 +53,8 @@ def default_budget_bytes(page_bytes: int, *, page_size: int, max_model_len: int,
     return min(wanted_bytes, int(_DEFAULT_SHARE * available_bytes))
 
 
-def available_memory_bytes(device: torch.device) -> int:
+def measure_available(device: torch.device) -> AvailableMemory:
     """Return how much memory this process can still allocate: a GPU's free memory, or the machine's."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return machine_available_bytes()
+        return AvailableMemory(torch.cuda.mem_get_info(device)[0])
+    return available_memory()

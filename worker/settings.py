@@ -14,6 +14,9 @@ from pagoda.rpc.cluster_tokens import Role
 from pagoda.rpc.sockets import scheduler_address
 from pagoda.settings import TierSettings, listed
 
+DEFAULT_NUMERICS = {"cpu": "integer", "cuda": "bfloat16", "hip": "bfloat16"}
+"""The default numerics mode, by device."""
+
 
 class WorkerSettings(TierSettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_WORKER_")
@@ -46,6 +49,8 @@ class WorkerSettings(TierSettings):
     kv_memory: ByteSize | None = Field(default=None, gt=0)
     """Memory for keys and values, such as 512MiB. Default: enough for 64 sequences of full length, but at most a quarter of the
     free memory."""
+    check_memory: bool = True
+    """Refuse to load a model that needs more memory than is available."""
     page_size: int = Field(default=16, ge=1, le=256)
     """Number of tokens in a page."""
     max_model_len: int | None = Field(default=None, ge=2)
@@ -56,6 +61,10 @@ class WorkerSettings(TierSettings):
     """Maximum number of sequences that one step computes."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Time after SIGTERM, in seconds, in which the worker's sequences may finish or move to other workers."""
+
+    @property
+    def numerics_in_use(self) -> str:
+        return self.numerics or DEFAULT_NUMERICS[self.device]
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.errors import ChatTemplateChoiceError
 from pagoda.models.model import Model
 from pagoda.models.stored_settings import read_settings
+from pagoda.process.memory import size
 
 if TYPE_CHECKING:
     from pagoda.wire.load import SchedulerLoad, WorkerLoad
@@ -92,12 +93,3 @@ def _can_chat(model: Model) -> bool:
         return choose_chat_template(model, read_settings(model)).text is not None
     except ChatTemplateChoiceError:
         return False
-
-
-def size(num_bytes: float) -> str:
-    """Return a size in decimal units: `98 MB`, `1.5 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 999.5:
-            return f"{num_bytes:.0f} {unit}" if unit != "GB" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"

@@ -53,6 +53,10 @@ KVMemory = Annotated[
     str | None,
     typer.Option("--kv-memory", metavar="SIZE", help="A worker's KV cache size, such as 2GiB. (default: automatic)"),
 ]
+CheckMemory = Annotated[
+    bool,
+    typer.Option("--check-memory/--no-check-memory", help="Refuse a model that needs more memory than is available."),
+]
 Numerics = Annotated[
     str | None,
     typer.Option(
@@ -241,6 +245,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     kv_memory: KVMemory = None,
+    check_memory: CheckMemory = True,
     numerics: Numerics = None,
     kv_dtype: KVDtype = None,
     device: Device = None,
@@ -283,6 +288,7 @@ def serve(
         port=port or (ollama.port if ollama else 8000),
         home=resolve_home(home),
         kv_memory=kv_memory,
+        check_memory=check_memory,
         numerics=numerics,
         kv_dtype=kv_dtype,
         device=device,

@@ -16,6 +16,7 @@ from pagoda.cli.banner import banner
 from pagoda.cli.failure import CommandError, describe_os_error
 from pagoda.cli.fetch import fetch_model
 from pagoda.cli.logs import begin_anew, keep_bounded
+from pagoda.cli.memory_check import check_memory
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
 from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tier_programs import TIERS, check_installed
@@ -26,6 +27,7 @@ from pagoda.models.errors import ModelError
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
 from pagoda.process.background import end_tasks, keep_running
+from pagoda.process.memory import available_memory
 from pagoda.process.resources import machine_available_bytes
 from pagoda.rpc.cluster_tokens import Role, make_token_file
 from pagoda.rpc.sockets import (
@@ -56,6 +58,7 @@ def run_serve(options: ServeOptions) -> int:
         models = [fetch_model(options.home, model) for model in options.models]
         for model in models:
             check_tensors(model)
+        check_memory(within_windows(options, models), models, available_memory())
         make_run_directory(options)
         # Before the workers start, because they reserve memory.
         better = better_model(machine_available_bytes()) if options.names_no_model else None

@@ -26,6 +26,8 @@ class ServeOptions:
     port: int
     home: Path
     kv_memory: str | None = None
+    check_memory: bool = True
+    """Refuse to start if the available memory cannot hold the models."""
     numerics: str | None = None
     kv_dtype: str | None = None
     device: str | None = None
@@ -116,6 +118,7 @@ def _keys(tier: str, options: ServeOptions) -> dict[str, str]:
 def _workers(options: ServeOptions) -> list[ChildCommand]:
     flags = ["--scheduler", options.scheduler_address, "--cluster-token-file", str(options.token_file(Role.WORKER))]
     flags += ["--kv-memory", options.kv_memory] if options.kv_memory else []
+    flags += [] if options.check_memory else ["--no-check-memory"]
     flags += ["--numerics", options.numerics] if options.numerics else []
     flags += ["--kv-dtype", options.kv_dtype] if options.kv_dtype else []
     flags += ["--device", options.device] if options.device else []

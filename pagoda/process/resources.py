@@ -7,15 +7,13 @@ nothing happens.
 import ctypes
 import os
 from contextlib import suppress
-from pathlib import Path
+
+from pagoda.process.memory import available_memory
 
 # glibc's numbers, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 MAX_KEPT_BYTES = 512 * 1024
 MAX_ARENAS = 2
-
-CGROUP = Path("/sys/fs/cgroup")
-"""Directory in which Linux shows a container its limits."""
 
 
 def usable_cores() -> int:
@@ -25,30 +23,7 @@ def usable_cores() -> int:
 
 def machine_available_bytes() -> int:
     """Return how much memory this process can still allocate: what the machine has, or less in a limited container."""
-    return min([_machine_available_bytes(), *_container_available_bytes()])
-
-
-def _machine_available_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    # Outside Linux, Python can tell only the total memory.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _container_available_bytes() -> list[int]:
-    """Return the memory left within the container's limit, as a list of one item, or an empty list without a limit."""
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used_bytes = int((CGROUP / "memory.current").read_text())
-        statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-    except OSError:
-        return []
-    if limit == "max":
-        return []
-    # The kernel counts cached files as used, but frees them when memory is needed.
-    return [max(0, int(limit) - used_bytes + int(statistics.get("inactive_file", 0)))]
+    return available_memory().num_bytes
 
 
 def return_freed_memory() -> None:

@@ -1,5 +1,6 @@
 """Tests of `pagoda serve`: its output, its refusals, and its end without remains."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import httpx
 import psutil
 
 from tests.e2e.conftest import StartSystem
-from tests.e2e.system import System, until
+from tests.e2e.system import System, free_port, until
+from tests.fakes.memory_group import memory_group
 
 KEY_COMMAND = (sys.executable, "-P", "-m", "pagoda.cli", "key")
 
@@ -56,6 +58,15 @@ def test_a_worker_that_cannot_start_ends_the_whole(start_system: StartSystem) ->
     assert system.process.wait(200) == 1
     output = system.output()
     assert "The worker exited while starting" in output
+
+
+def test_a_model_that_does_not_fit_into_the_container_is_refused(home: Path) -> None:
+    command = [sys.executable, "-P", "-m", "pagoda.cli", "serve", "--home", str(home), "--port", str(free_port())]
+    with memory_group(f"pagoda-test-{os.getpid()}", 400_000_000) as group:
+        refused = subprocess.run(group.wrap(command), capture_output=True, text=True, timeout=200)
+    assert refused.returncode == 1
+    assert "smollm2:135m needs about" in refused.stderr
+    assert "within this container's limit of 400 MB" in refused.stderr
 
 
 def status(system: System, path: str, key: str | None) -> int:

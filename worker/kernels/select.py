@@ -12,9 +12,7 @@ from worker.kernels.interface import Kernels
 from worker.kernels.native.load import load_chooser, load_integer_kernels
 from worker.kernels.reference import ReferenceKernels
 from worker.kernels.sampling import ChooseTokens, choose_tokens
-
-DEFAULT_NUMERICS = {"cpu": "integer", "cuda": "bfloat16", "hip": "bfloat16"}
-"""The default numerics mode, by device."""
+from worker.settings import DEFAULT_NUMERICS
 
 
 class UnknownKernelsError(StartError):

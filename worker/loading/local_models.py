@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pagoda.models.errors import ModelError
 from pagoda.models.formats.gguf_parts import part_paths
+from pagoda.models.memory_need import MemoryNeed, memory_need
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
 from pagoda.process.resources import machine_available_bytes
@@ -15,7 +16,6 @@ from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from worker.settings import WorkerSettings
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_KV_BYTES_PER_ELEMENT = 2
 
 
 class LocalModels:
@@ -28,6 +28,8 @@ class LocalModels:
         self._models = {name: self._store.get(given) for name, given in self._named.items()}
         self.home_model = None if settings.start_empty else next(iter(self._models.values()))
         """The model to load at start; None if the worker starts empty."""
+        self._needs: dict[str, MemoryNeed] = {}
+        """What each model needs, by digest."""
         self._seen: object = None
 
     def find(self, name: str) -> Model:
@@ -52,6 +54,18 @@ class LocalModels:
         longest = model.config.max_position
         return min(self._settings.max_model_len or longest, longest)
 
+    def memory_need(self, model: Model) -> MemoryNeed:
+        """Return the least memory with which this worker can serve the model. The model's headers are read once."""
+        if model.digest not in self._needs:
+            settings = self._settings
+            self._needs[model.digest] = memory_need(
+                model,
+                numerics=settings.numerics_in_use,
+                kv_memory=settings.kv_memory,
+                max_model_len=self.max_model_len(model),
+            )
+        return self._needs[model.digest]
+
     @property
     def available_bytes(self) -> int | None:
         """Memory available for models, in bytes; None for a GPU, whose memory only a process that uses it can measure."""
@@ -68,15 +82,13 @@ class LocalModels:
 
     def _described(self, model: Model) -> LoadableModel:
         max_model_len = self.max_model_len(model)
-        config = model.config
-        token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_size * _KV_BYTES_PER_ELEMENT
         return LoadableModel(
             name=model.name,
             digest=model.digest,
             page_size=self._settings.page_size,
             max_model_len=max_model_len,
-            vocab_size=config.vocab_size,
-            needed_bytes=model.size_bytes + max_model_len * token_bytes,
+            vocab_size=model.config.vocab_size,
+            needed_bytes=self.memory_need(model).total_bytes,
         )
 
     def _read_named(self) -> dict[str, Model]:

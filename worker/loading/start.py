@@ -19,12 +19,13 @@ from worker.kernels.select import select_chooser, select_kernels
 from worker.kv_memory import (
     KVMemory,
     allocate_kv_memory,
-    available_memory_bytes,
     bytes_per_page,
     default_budget_bytes,
+    measure_available,
 )
 from worker.layers.rope import dependence_on_length
 from worker.loading.local_models import LocalModels
+from worker.loading.memory_check import check_memory
 from worker.models.decoder import DecoderModel
 from worker.models.families import UnsupportedArchitectureError, load_model
 from worker.settings import WorkerSettings
@@ -68,6 +69,8 @@ def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, dig
 def _load(settings: WorkerSettings, model: Model) -> Loaded:
     max_model_len = choose_max_model_len(settings.max_model_len, model)
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
+    if settings.check_memory:
+        check_memory(settings, model, max_model_len, measure_available(kernels.device))
     decoder = _load_decoder(model, kernels, settings, max_model_len)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
     engine = Engine(
@@ -137,7 +140,7 @@ def _allocate_pages(kernels: Kernels, model: Model, settings: WorkerSettings, ma
         bytes_per_page(kernels, model.config, settings.page_size),
         page_size=settings.page_size,
         max_model_len=max_model_len,
-        available_bytes=available_memory_bytes(kernels.device),
+        available_bytes=measure_available(kernels.device).num_bytes,
     )
     kv = allocate_kv_memory(kernels, model.config, page_size=settings.page_size, budget_bytes=budget_bytes)
     num_tokens = kv.num_pages * kv.page_size

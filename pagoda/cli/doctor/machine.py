@@ -12,7 +12,8 @@ from pagoda.cli import human
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.distribution import install_command
 from pagoda.models.ollama_objects import parameter_size
-from pagoda.process.resources import CGROUP, machine_available_bytes
+from pagoda.process.memory import CGROUP
+from pagoda.process.resources import machine_available_bytes
 
 PROC = Path("/proc")
 # Instruction sets that matrix kernels use.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pagoda.cli.banner import size
 from pagoda.models.catalogue import (
     CATALOGUE,
     DEFAULT_MODEL,
@@ -18,6 +17,7 @@ from pagoda.models.catalogue import (
 )
 from pagoda.models.names import HubName, normalize_name, parse_name
 from pagoda.models.parameters import checked_parameter
+from pagoda.process.memory import size
 
 REMOTE = [entry for entry in CATALOGUE if entry.wheel is None]
 DOCUMENT = Path(__file__).parents[4] / "docs" / "model-sources.md"

@@ -9,10 +9,12 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelError
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.store import ModelStore
+from pagoda.process.memory import AvailableMemory
 from pagoda.wire.sampling import SamplingParams
 from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
-from worker.errors import StartError
+from worker.errors import NotEnoughMemoryError, StartError
+from worker.loading import start
 from worker.loading.local_models import LocalModels
 from worker.loading.start import load_on_demand, load_worker
 from worker.settings import WorkerSettings
@@ -143,6 +145,17 @@ def test_what_cannot_work_is_refused_with_both_numbers(
 ) -> None:
     with pytest.raises(StartError, match=reason):
         load(home, model_path, **values)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    home: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "measure_available", lambda device: AvailableMemory(50_000_000, 60_000_000))
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"tiny needs about .* 50 MB are available within this container's limit"
+    ):
+        load(home, model_path)
+    assert load(home, model_path, check_memory=False).model.name == "tiny"
 
 
 def test_an_unknown_model_is_refused(home: Path, tmp_path: Path) -> None:
