@@ -1,4 +1,4 @@
-"""What follows from a rope scaling whatever file states it. hf_rope.py and gguf_rope.py read it."""
+"""The consequences of a rope scaling, whatever file states it. hf_rope.py and gguf_rope.py read scalings."""
 
 import math
 
