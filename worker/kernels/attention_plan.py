@@ -21,6 +21,9 @@ MAX_GROUP_SCORES = 1 << 17
 KEY_BLOCK = 64
 """The gathered keys of a sequence begin and end at multiples of this number, so that the weights of a block can be rounded
 together."""
+MAX_WINDOW = 1 << 17
+"""Longest window for which earlier keys are left out. With a longer one, all keys are gathered, so that the parts in which they
+are summed begin at the same keys for every query (integer_attention.py)."""
 MAX_QUERY_BLOCK = 128
 MIN_QUERY_BLOCK = 8
 
@@ -152,7 +155,7 @@ def _first_page(positions_X: torch.Tensor, page_size: int, window: int | None) -
 
     A key block begins there, and the query sees no key before it.
     """
-    if window is None:
+    if window is None or window > MAX_WINDOW:
         return torch.zeros_like(positions_X)
     block_pages = _whole_blocks(1, page_size)
     first_page_X = (positions_X - (window - 1)).clamp_(min=0).div_(page_size, rounding_mode="floor")

@@ -9,8 +9,11 @@ Budgets, in bits, for keys and values of 13 bits and a sign (7 as int8), L keys:
   products   a sum of SUM_LENGTH products (elements of a head, or keys of a block) with queries or weights of 12 bits (14 for
              int8) fits 32 bits
   scores     sums of such products in float64, so head size H <= 2^24
-  values     13 + 12 (7 + 14) + FAINTEST_BLOCK + log2 L <= 53 in float64, so L <= 2^17 tokens (MAX_CONTEXT)
+  values     13 + 12 (7 + 14) + FAINTEST_BLOCK + log2 L <= 53 in float64, so L <= 2^17 tokens (EXACT_KEYS)
   sum of probabilities   24 + log2 L
+
+Longer contexts are summed in parts of EXACT_KEYS keys, counted from the first key of a sequence. Each part is exact, and the
+parts are added in order.
 
 Keys that a query must not see, and padding, count as exact zeros in all sums, whatever their memory holds.
 
@@ -32,7 +35,8 @@ SUM_LENGTH = KEY_BLOCK
 """Number of keys in a block, and of elements of a head whose products a 32-bit sum can hold."""
 FAINTEST_BLOCK = 11
 """A block whose weights are all below 2^-11 of the row's largest has the step of a block at 2^-11."""
-MAX_CONTEXT = 1 << 17
+EXACT_KEYS = 1 << 17
+"""Number of keys over which the sum of weighted values is exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,6 @@ class IntegerAttention:
         self, q_XNH: torch.Tensor, kv: IntegerKV, group: AttentionGroup, scale: float, logit_cap: float | None
     ) -> torch.Tensor:
         """Return the attention of X = S * Q queries, [X, N, H]."""
-        assert group.num_keys <= MAX_CONTEXT, f"sums over {group.num_keys} keys would not be exact"
         S, Q, K, H = group.num_sequences, group.num_queries, kv.num_kv_heads, kv.head_size
         keys, values = self._gather(kv, group).unbind()
         key_scales, value_scales = _gather_scales(kv, group).unbind()
@@ -115,7 +118,7 @@ class IntegerAttention:
         # The scores are exponents of two now.
         scores.view(hidden.shape).masked_fill_(hidden, float("-inf"))
         weights, weight_scale = self._weights(scores, value_scales, hidden, kv.format)
-        sums = torch.bmm(weights, values, out=self._scratch.take("sums", tuple(q_XGH.shape), torch.float64))
+        sums = self._sum_values(weights, values)
         out = sums.float().mul_(weight_scale).view(S, K, Q, -1, H)
         return out.transpose(1, 2).reshape(q_XNH.shape)
 
@@ -151,6 +154,16 @@ class IntegerAttention:
         # The products are no longer needed, so their memory is reused for the weights.
         products = self._scratch.take("products", tuple(scores.shape), torch.float64)
         return products.copy_(weights), finest.div_(total.float())
+
+    def _sum_values(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Return [S * K, Q * G, H], in units of each row's finest step."""
+        shape = (*weights.shape[:2], values.shape[2])
+        sums = self._scratch.take("sums", shape, torch.float64)
+        torch.bmm(weights[:, :, :EXACT_KEYS], values[:, :EXACT_KEYS], out=sums)
+        for first in range(EXACT_KEYS, weights.shape[2], EXACT_KEYS):
+            part = slice(first, first + EXACT_KEYS)
+            sums.add_(torch.bmm(weights[:, :, part], values[:, part]))
+        return sums
 
     def _gather(self, kv: IntegerKV, group: AttentionGroup) -> torch.Tensor:
         """Return keys and values as float64 [2, S * K, L, H]."""

@@ -88,7 +88,8 @@ class DecoderModel:
 
         The prepared function is made again, because it holds the addresses of the old tables.
         """
-        self._rope, self._local_rope = _rope_tables(self.config, num_positions, self._kernels.device)
+        device = self._kernels.device
+        self._rope, self._local_rope = _rope_tables(self.config, num_positions, device, self._rope, self._local_rope)
         self._num_positions = num_positions
         self._prepared = self._kernels.prepare(self._forward)
 
@@ -112,11 +113,22 @@ class DecoderModel:
         return weights.take_matrix(name, (self.config.vocab_size, self.config.hidden_size))
 
 
-def _rope_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[RopeTable, RopeTable | None]:
-    """Return the table of all layers, and the table of those with a sliding window if theirs differs."""
+def _rope_tables(
+    config: ModelConfig,
+    length: int,
+    device: torch.device,
+    shorter: RopeTable | None = None,
+    shorter_local: RopeTable | None = None,
+) -> tuple[RopeTable, RopeTable | None]:
+    """Return the table of all layers, and the table of those with a sliding window if theirs differs.
+
+    The rows of shorter tables are used again.
+    """
     size, scaling = config.rotary_size or config.head_size, config.rope_scaling
     frequencies = rope_frequencies(size, config.rope_theta, scaling, config.max_position)
-    everywhere = RopeTable.make(frequencies, length, device, 1.0 if scaling is None else scaling.attention_factor)
+    factor = 1.0 if scaling is None else scaling.attention_factor
+    everywhere = RopeTable.make(frequencies, length, device, factor, shorter)
     if config.rope_theta_local is None or not any(config.layer_uses_sliding_window):
         return everywhere, None
-    return everywhere, RopeTable.make(rope_frequencies(size, config.rope_theta_local), length, device)
+    local = rope_frequencies(size, config.rope_theta_local)
+    return everywhere, RopeTable.make(local, length, device, shorter=shorter_local)

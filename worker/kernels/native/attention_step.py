@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.kernels.integer_attention import MAX_CONTEXT
+from worker.kernels.attention_plan import MAX_WINDOW
 from worker.kernels.native.bindings import AttentionStep
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
@@ -68,7 +68,6 @@ class AttentionSteps:
 
     def _fill_in(self, shape: AttentionShape, batch: StepBatch) -> None:
         step, items = self._steps[shape], plan_items(batch, shape.window)
-        assert items.max_keys <= MAX_CONTEXT, f"sums over {items.max_keys} keys would not be exact"
         num_queries = items.max_queries * shape.queries_per_kv_head
         # The size is a power of two, so that the same memory is enough while sequences grow.
         num_keys = max(MIN_KEYS, 1 << (items.max_keys - 1).bit_length())
@@ -85,7 +84,9 @@ def plan_items(batch: StepBatch, window: int | None) -> AttentionItems:
     max_keys = 1
     for sequence, context_len in enumerate(batch.context_lens):
         start, end = batch.query_starts[sequence : sequence + 2]
-        seen_len = context_len if window is None else min(context_len, window + MAX_ITEM_QUERIES)
+        seen_len = context_len
+        if window is not None and window <= MAX_WINDOW:
+            seen_len = min(context_len, window + MAX_ITEM_QUERIES)
         max_keys = max(max_keys, seen_len)
         size = min(MAX_ITEM_QUERIES, max(1, MAX_ITEM_SCORES // seen_len))
         for first in range(start, end, size):

@@ -28,6 +28,12 @@ def test_a_table_begins_small_whatever_the_files_promise() -> None:
 
 def test_a_table_grows_with_its_sequences() -> None:
     assert [next_length(longest, 10_000) for longest in (1025, 2048, 2049, 9000)] == [2048, 2048, 4096, 10_000]
+    assert [next_length(longest, 1 << 20) >> 17 for longest in (1 << 17, (1 << 17) + 1, 600_000, 1 << 20)] == [
+        1,
+        2,
+        5,
+        8,
+    ]
 
 
 def test_each_position_has_the_same_rotation_in_each_table() -> None:
@@ -35,3 +41,11 @@ def test_each_position_has_the_same_rotation_in_each_table() -> None:
     short, long = (RopeTable.make(frequencies, length, torch.device("cpu")) for length in (1500, 5000))
     assert torch.equal(short.cos_PH, long.cos_PH[:1500])
     assert torch.equal(short.sin_PH, long.sin_PH[:1500])
+
+
+def test_a_longer_table_has_the_rows_of_a_shorter_one() -> None:
+    frequencies, cpu = rope_frequencies(16, 10_000.0), torch.device("cpu")
+    shorter = RopeTable.make(frequencies, 1500, cpu, 1.25)
+    grown, whole = (RopeTable.make(frequencies, 5000, cpu, 1.25, known) for known in (shorter, None))
+    assert torch.equal(grown.cos_PH, whole.cos_PH)
+    assert torch.equal(grown.sin_PH, whole.sin_PH)

@@ -13,6 +13,10 @@
 
 enum { ITEM_FIELDS = 4, CACHE_LINE = 64 };
 
+/* The sum of weighted values is exact over this many keys. Longer ones are summed in parts, counted from the first key of a
+   sequence, so an item with more keys begins there. */
+enum { EXACT_KEYS = 1 << 17, EXACT_BLOCKS = EXACT_KEYS / SUM_LENGTH };
+
 /* Keys are prefetched this many keys ahead, which saves a fifth of the time if they come from memory. */
 enum { KEYS_AHEAD = 32 };
 
@@ -61,7 +65,7 @@ struct item {
     double *block_scales;             /* [rows, blocks] */
     float *weight_scales;             /* [rows] */
     int16_t *tile;                    /* [pairs of a head or of a block, TILE_WIDTH, 2] */
-    double *sums;                     /* [rows, padded_size] */
+    double *sums, *totals;            /* [rows, padded_size]: of the current part, and of those before it */
 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -94,6 +98,7 @@ static int64_t lay_out(struct item *item, char *scratch) {
     item->weight_scales = take(&place, rows * sizeof(float));
     item->tile = take(&place, larger(size, SUM_LENGTH) * TILE_WIDTH * sizeof(int16_t));
     item->sums = take(&place, rows * size * sizeof(double));
+    item->totals = take(&place, rows * size * sizeof(double));
     return place - scratch;
 }
 
@@ -232,13 +237,28 @@ INLINE void add_block(struct item *item, int64_t block, int64_t h, int bytes) {
     }
 }
 
+/* Compute the sums of all rows' weighted values. */
+INLINE void add_values(struct item *item, int bytes) {
+    int64_t size = item->num_rows * item->padded_size;
+    memset(item->sums, 0, size * sizeof(double));
+    memset(item->totals, 0, size * sizeof(double));
+    for (int64_t block = 0; block < item->num_blocks; block++) {
+        if (block > 0 && block % EXACT_BLOCKS == 0) {
+            for (int64_t i = 0; i < size; i++) item->totals[i] += item->sums[i];
+            memset(item->sums, 0, size * sizeof(double));
+        }
+        for (int64_t h = 0; h < item->padded_size; h += PIECE) add_block(item, block, h, bytes);
+    }
+    for (int64_t i = 0; i < size; i++) item->sums[i] += item->totals[i];
+}
+
 static int64_t first_seen(const struct attention_call *call, int64_t position) {
     return call->window > 0 && position >= call->window ? position - call->window + 1 : 0;
 }
 
 static struct item describe(const struct attention_call *call, const int64_t *fields) {
     int64_t num_queries = fields[2], position = fields[3], group_size = call->num_heads / call->num_kv_heads;
-    int64_t first_key = first_seen(call, position) / SUM_LENGTH * SUM_LENGTH;
+    int64_t first_key = call->window > EXACT_KEYS ? 0 : first_seen(call, position) / SUM_LENGTH * SUM_LENGTH;
     return (struct item){.first_key = first_key,
                          .num_keys = position + num_queries - first_key,
                          .num_rows = num_queries * group_size,
@@ -265,9 +285,7 @@ INLINE void attend(const struct attention_call *call, int64_t chunk, int thread,
             weigh_keys(call, &item, row, first_seen(call, own) - item.first_key, own + 1 - item.first_key);
         round_row(&item, row, total, factor_levels(bytes) / 2);
     }
-    memset(item.sums, 0, item.num_rows * item.padded_size * sizeof(double));
-    for (int64_t block = 0; block < item.num_blocks; block++)
-        for (int64_t h = 0; h < item.padded_size; h += PIECE) add_block(&item, block, h, bytes);
+    add_values(&item, bytes);
     for (int64_t row = 0; row < item.num_rows; row++) {
         int64_t query = first_query + row / item.group_size, head = first_head + row % item.group_size;
         float *restrict out = call->out + (query * call->num_heads + head) * item.head_size;
