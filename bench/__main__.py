@@ -7,6 +7,7 @@ from bench.gateway import gateway
 from bench.masks import masks
 from bench.memory import memory
 from bench.peers.command import peers
+from bench.random_models.command import write_model
 from bench.routing.command import routing
 from bench.routing.decision_cost import routing_cost
 from bench.routing.real import routing_real
@@ -32,6 +33,7 @@ app.command()(peers)
 app.command()(routing)
 app.command()(routing_cost)
 app.command()(routing_real)
+app.command()(write_model)
 
 if __name__ == "__main__":
     app()
