@@ -16,7 +16,15 @@ from worker.kernels.native.self_check import find_difference
 from worker.kernels.reference import ReferenceKernels
 
 FUNCTIONS = {name for name, value in vars(Kernels).items() if inspect.isfunction(value) and not name.startswith("_")}
-PACKING = {"pack_linear", "pack_embedding", "tied_output", "allocate_kv", "kv_bytes_per_page"}
+PACKING = {
+    "pack_linear",
+    "pack_embedding",
+    "pack_router",
+    "pack_experts",
+    "tied_output",
+    "allocate_kv",
+    "kv_bytes_per_page",
+}
 COMPUTING = sorted(FUNCTIONS - PACKING - {"prepare"})
 # With a scale of NaN the integers are arbitrary, so these two are compared in test_native_kernels.py instead.
 HIDING_NAN = sorted(set(COMPUTING) - {"write_kv", "attention"})

@@ -241,3 +241,50 @@ def test_unknown_numerics_name_the_known_ones() -> None:
     assert select_kernels("integer", "cpu").is_batch_invariant
     with pytest.raises(UnknownKernelsError, match=r"'int3'.*integer on cpu, float32 on cpu"):
         select_kernels("int3", "cpu")
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("renormalizes", [False, True])
+def test_route(rows: int, renormalizes: bool) -> None:
+    x_TD, weight_ED, gate = random(rows, 300), random(60, 300, seed=1), random(1, 300, seed=2)
+    integer, reference = (
+        kernels.route(x_TD, kernels.pack_router(weight_ED, 4, renormalizes=renormalizes, shared_gate=gate))
+        for kernels in (INTEGER, REFERENCE)
+    )
+    assert torch.equal(integer > 0, reference > 0)
+    assert near(integer, reference, 1e-4)
+
+
+def test_route_prefers_the_first_of_equal_experts() -> None:
+    weight_ED = random(1, 50).expand(9, -1).clone()
+    weight_ED[6] *= 2
+    x_TD = weight_ED[:1].clone()
+    for kernels in (INTEGER, REFERENCE):
+        routing_TE = kernels.route(x_TD, kernels.pack_router(weight_ED, 3, renormalizes=True))
+        assert routing_TE.nonzero()[:, 1].tolist() == [0, 1, 6]
+
+
+def test_scores_are_exact() -> None:
+    """Check that sums do not depend on the order of the inputs, even if they nearly cancel."""
+    x_TD, weight_ED = random(50, 4096), random(16, 4096, seed=1)
+    weight_ED[:, 1::2] = -weight_ED[:, ::2]
+    x_TD[:, 1::2] = x_TD[:, ::2] * (1 + 1e-6 * random(50, 2048, seed=2))
+    order = torch.randperm(4096, generator=torch.Generator().manual_seed(3))
+    routings = [
+        INTEGER.route(x_TD[:, some], INTEGER.pack_router(weight_ED[:, some], 2, renormalizes=True))
+        for some in (slice(None), order)
+    ]
+    assert torch.equal(*routings)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_experts(rows: int) -> None:
+    gates, ups = random(2, 6, 40, 96, seed=1)
+    downs, x_TD, shared_TD = random(6, 96, 40, seed=2), random(rows, 96), random(rows, 96, seed=4)
+    results = []
+    for kernels in (INTEGER, REFERENCE):
+        router = kernels.pack_router(random(6, 96), 2, renormalizes=True, shared_gate=random(1, 96, seed=3))
+        experts = kernels.pack_experts(gates, ups, downs, 2)
+        results.append(kernels.experts(x_TD, kernels.route(x_TD, router), experts, shared_TD))
+    integer, reference = results
+    assert near(integer, reference, 3e-2)

@@ -8,7 +8,7 @@ import torch
 
 from tests.kernels.attention_batch import NUM_PAGES, attention_batch
 from tests.kernels.native import native_kernels, same_bits, threads
-from tests.kernels.test_integer_kernels import random
+from tests.kernels.test_integer_kernels import four_bit_weight, random
 from worker.kernels.hadamard_int8 import BLOCK, rotate
 from worker.kernels.integer import IntegerKernels
 
@@ -148,3 +148,38 @@ def test_number_of_threads(count: int) -> None:
         for _ in range(20):
             assert same_bits(NATIVE.linear(x_TI, weight), expected[0])
             assert same_bits(NATIVE.silu_mul(weight_OI), expected[1])
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("size", [1, 33, 2048])
+@pytest.mark.parametrize("renormalizes", [False, True])
+def test_route(rows: int, size: int, renormalizes: bool) -> None:
+    x_TD, weight_ED, shared_gate = hard_rows(rows, size), random(37, size, seed=1), random(1, size, seed=2)
+    weight_ED[5] = weight_ED[30]
+    routings = [
+        kernels.route(x_TD, kernels.pack_router(weight_ED, 4, renormalizes=renormalizes, shared_gate=shared_gate))
+        for kernels in (NATIVE, REFERENCE)
+    ]
+    assert same_bits(*routings)
+    assert ((routings[0][:, :37] > 0).sum(dim=1) == 4).all()
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("has_shared", [False, True])
+def test_experts(rows: int, has_shared: bool) -> None:
+    """Test experts of which most have tokens, or a few, in two formats, with more rows than are multiplied at once."""
+    num_experts, hidden, inner = 11, 96, 77
+    gates, ups = random(2, num_experts, inner, hidden, seed=1)
+    downs, x_TD = random(num_experts, hidden, inner, seed=2), hard_rows(rows, hidden)
+    fours = [four_bit_weight(inner, hidden) for _ in gates]
+    shared_TD, shared_gate = (random(rows, hidden), random(1, hidden)) if has_shared else (None, None)
+    for num_used, their_ups in ((1, ups), (4, fours), (num_experts, ups)):
+        results = []
+        for kernels in (NATIVE, REFERENCE):
+            router = kernels.pack_router(
+                random(num_experts, hidden), num_used, renormalizes=True, shared_gate=shared_gate
+            )
+            experts = kernels.pack_experts(gates, their_ups, downs, num_used)
+            results.append(kernels.experts(x_TD, kernels.route(x_TD, router), experts, shared_TD))
+        assert same_bits(*results)
+        assert results[0].abs().sum(dim=1).gt(0).all() or rows > 4

@@ -9,11 +9,12 @@ Budgets, in bits, for a sum over n terms:
   linear     within a block 7 + 7 + 6, see hadamard_int8.py, or 4 + 7 + 5 for weights with four bits in the file, see four_bit.py;
              blocks are added one after the other, in order.
   rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
+  route      the same on both sides of each product, see mixture.py.
 
 Legend as in step_batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,15 @@ from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt
 from worker.kernels.four_bit import FourBitLinear, linear_four_bit, pack_four_bit
 from worker.kernels.hadamard_int8 import BLOCK, IntegerLinear, num_blocks, round_blocks
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerAttention, IntegerKV, KVFormat
-from worker.kernels.interface import Embedding, Forward, LayerKV, LinearWeight
+from worker.kernels.interface import Embedding, Experts, Forward, LayerKV, LinearWeight, Router
+from worker.kernels.mixture import (
+    PackedExperts,
+    PackedRouter,
+    exact_routing,
+    exact_scores,
+    experts_by_linears,
+    round_router,
+)
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight, FourBitWeight, stack
@@ -72,6 +81,23 @@ class IntegerKernels:
     def tied_output(self, embedding: Embedding) -> LinearWeight:
         assert isinstance(embedding, FloatEmbedding)
         return self._pack(embedding.table_VD, None)
+
+    def pack_router(
+        self, weight: Weight, num_used: int, *, renormalizes: bool, shared_gate: Weight | None = None
+    ) -> Router:
+        rows_ED = as_matrix([weight] if shared_gate is None else [weight, shared_gate])
+        return round_router(
+            PackedRouter(rows_ED=rows_ED, num_experts=weight.shape[0], num_used=num_used, renormalizes=renormalizes)
+        )
+
+    def pack_experts(
+        self, gate: Iterable[Weight], up: Iterable[Weight], down: Iterable[Weight], num_used: int
+    ) -> Experts:
+        gates, ups, downs = ([self.pack_linear(weight) for weight in weights] for weights in (gate, up, down))
+        return self._join_experts(PackedExperts(gate=gates, up=ups, down=downs, num_used=num_used))
+
+    def _join_experts(self, experts: PackedExperts) -> PackedExperts:
+        return experts
 
     def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
         assert isinstance(embedding, FloatEmbedding)
@@ -136,6 +162,16 @@ class IntegerKernels:
         exponent_TI = (gate_TI * gate_TI).mul_(constant(factor * GELU_CUBE)).add_(constant(factor)).mul_(gate_TI)
         divisor_TI = exp2_(exponent_TI).add_(constant(1.0))
         return torch.div(gate_TI, divisor_TI, out=divisor_TI).mul_(up_TI)
+
+    def route(self, x_TD: torch.Tensor, router: Router) -> torch.Tensor:
+        assert isinstance(router, PackedRouter)
+        return exact_routing(exact_scores(x_TD, router), router)
+
+    def experts(
+        self, x_TD: torch.Tensor, routing_TE: torch.Tensor, experts: Experts, shared_TD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        assert isinstance(experts, PackedExperts)
+        return experts_by_linears(self, x_TD, routing_TE, experts, shared_TD)
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
         size = cos_TH.shape[-1]

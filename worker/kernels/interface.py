@@ -26,7 +26,7 @@ tokens, and replay its launches for every later step. native/recording.py refuse
    kernel that turns NaN into a number, as `x > 0 ? x : 0` does, would hide a broken model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -44,6 +44,20 @@ class LinearWeight(Protocol):
 
 class Embedding(Protocol):
     """An embedding table in an implementation's own form, opaque to other code."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class Router(Protocol):
+    """The router of a mixture of experts in an implementation's own form, opaque to other code."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class Experts(Protocol):
+    """The experts of one layer in an implementation's own form, opaque to other code."""
 
     @property
     def num_bytes(self) -> int: ...
@@ -81,6 +95,20 @@ class Kernels(Protocol):
     def tied_output(self, embedding: Embedding) -> LinearWeight:
         """Return the linear whose weight is the embedding table."""
 
+    def pack_router(
+        self, weight: Weight, num_used: int, *, renormalizes: bool, shared_gate: Weight | None = None
+    ) -> Router:
+        """Convert a router's weight [experts, hidden size] into the form that `route` reads.
+
+        The weights of the `num_used` experts that compute for a token sum to one if `renormalizes`. `shared_gate` is the
+        weight [1, hidden size] of the gate of an expert that computes for all tokens.
+        """
+
+    def pack_experts(
+        self, gate: Iterable[Weight], up: Iterable[Weight], down: Iterable[Weight], num_used: int
+    ) -> Experts:
+        """Convert the weights of each expert, as they are in their file, into the form that `experts` reads."""
+
     def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
         """Return the tokens' rows of the table, as float32 [T, D]."""
 
@@ -106,6 +134,21 @@ class Kernels(Protocol):
 
     def gelu_tanh_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
         """Return gelu(gate) * up, [T, I], of gate and up side by side in [T, 2 I], with the tanh approximation of gelu."""
+
+    def route(self, x_TD: torch.Tensor, router: Router) -> torch.Tensor:
+        """Return the weight of each expert for each token, as float32 [T, E], which is zero for experts that do not compute.
+
+        The weights are the softmax of the scores x W^T, of which the largest are kept; of equal ones the first. If the router
+        gates a shared expert, column E holds sigmoid(x g).
+        """
+
+    def experts(
+        self, x_TD: torch.Tensor, routing_TE: torch.Tensor, experts: Experts, shared_TD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the sum over experts of weight * down(silu_mul(gate, up)), [T, D], of `route`'s weights for the same x.
+
+        If `shared_TD` is given, it is added with the weight in column E. Sums are in the order: shared, then the experts.
+        """
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
         """Rotate pairs (i, i + H/2) of each head: x * cos + swap_halves(x) * sin.

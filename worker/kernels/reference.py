@@ -6,14 +6,15 @@ chooses the order of its sums by shape.
 Legend as in step_batch.py and attention_plan.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
-from worker.kernels.interface import Embedding, Forward, LayerKV, LinearWeight
+from worker.kernels.interface import Embedding, Experts, Forward, LayerKV, LinearWeight, Router
+from worker.kernels.mixture import PackedExperts, PackedRouter, experts_by_linears, float_routing
 from worker.kernels.step_batch import StepBatch
 from worker.weights.linear_format import Weight, as_matrix
 
@@ -48,6 +49,18 @@ class ReferenceKernels:
     def tied_output(self, embedding: Embedding) -> LinearWeight:
         return embedding
 
+    def pack_router(
+        self, weight: Weight, num_used: int, *, renormalizes: bool, shared_gate: Weight | None = None
+    ) -> Router:
+        rows_ED = as_matrix([weight] if shared_gate is None else [weight, shared_gate]).to(self.device)
+        return PackedRouter(rows_ED=rows_ED, num_experts=weight.shape[0], num_used=num_used, renormalizes=renormalizes)
+
+    def pack_experts(
+        self, gate: Iterable[Weight], up: Iterable[Weight], down: Iterable[Weight], num_used: int
+    ) -> Experts:
+        gates, ups, downs = ([self.pack_linear(weight) for weight in weights] for weights in (gate, up, down))
+        return PackedExperts(gate=gates, up=ups, down=downs, num_used=num_used)
+
     def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
         assert isinstance(embedding, Float32Linear)
         return embedding.weight_OI[token_ids_T]
@@ -75,6 +88,16 @@ class ReferenceKernels:
     def gelu_tanh_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up_TI.chunk(2, dim=-1)
         return F.gelu(gate, approximate="tanh") * up
+
+    def route(self, x_TD: torch.Tensor, router: Router) -> torch.Tensor:
+        assert isinstance(router, PackedRouter)
+        return float_routing(F.linear(x_TD, router.rows_ED), router)
+
+    def experts(
+        self, x_TD: torch.Tensor, routing_TE: torch.Tensor, experts: Experts, shared_TD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        assert isinstance(experts, PackedExperts)
+        return experts_by_linears(self, x_TD, routing_TE, experts, shared_TD)
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
         size = cos_TH.shape[-1]

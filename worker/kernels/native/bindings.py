@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
+from worker.kernels.native.mixture_calls import ExpertsCall, RouteCall
+
 POINTER = c_void_p
 
 
@@ -165,7 +167,18 @@ class ChooseCall(ctypes.Structure):
     )
 
 
-Call = LinearCall | RMSNormCall | ActivationCall | PointwiseCall | RopeCall | GatherCall | WriteKVCall | AttentionCall
+Call = (
+    LinearCall
+    | RMSNormCall
+    | ActivationCall
+    | PointwiseCall
+    | RouteCall
+    | ExpertsCall
+    | RopeCall
+    | GatherCall
+    | WriteKVCall
+    | AttentionCall
+)
 KERNELS = (
     "linear",
     "linear_four_bit",
@@ -176,6 +189,8 @@ KERNELS = (
     "add",
     "scale",
     "cap",
+    "route",
+    "experts",
     "rope",
     "gather_rows",
     "write_kv",
@@ -199,6 +214,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "rms_norm_call": RMSNormCall,
     "activation_call": ActivationCall,
     "pointwise_call": PointwiseCall,
+    "route_call": RouteCall,
+    "experts_call": ExpertsCall,
     "rope_call": RopeCall,
     "gather_call": GatherCall,
     "write_kv_call": WriteKVCall,
@@ -249,6 +266,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     _declare_short(library, "linear_scratch_bytes", c_int64, c_int64)
     _declare_short(library, "four_bit_panels_bytes", c_int64, c_int64, c_int64, c_int64)
     _declare_short(library, "four_bit_scratch_bytes", c_int64, c_int64)
+    _declare_short(library, "round_alike", c_int64, c_int64, c_int64)
     _declare_short(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     _declare_short(library, "choose_scratch_bytes", c_int64, c_int64)
     return library
@@ -262,6 +280,11 @@ def find_kernel(library: ctypes.CDLL, kernel: str) -> "ctypes._NamedFuncPointer"
         )
     function: ctypes._NamedFuncPointer = getattr(library, kernel)
     return function
+
+
+def find_linear_format(library: ctypes.CDLL, kernel: str) -> int:
+    """Return the address of the `struct linear_format` of one of the linear kernels."""
+    return ctypes.addressof(ctypes.c_char.in_dll(library, f"{kernel}_format"))
 
 
 def _check_layout(library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]) -> None:

@@ -18,7 +18,8 @@ from worker.kernels.four_bit import FourBitLinear
 from worker.kernels.hadamard_int8 import IntegerLinear
 from worker.kernels.integer import GELU_CUBE, GELU_INNER, FloatEmbedding, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
-from worker.kernels.interface import Embedding, Forward, LayerKV, LinearWeight
+from worker.kernels.interface import Embedding, Experts, Forward, LayerKV, LinearWeight, Router
+from worker.kernels.mixture import PackedExperts, PackedRouter, router_levels
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
 from worker.kernels.native.bindings import (
     ActivationCall,
@@ -33,6 +34,8 @@ from worker.kernels.native.bindings import (
     WriteKVCall,
     find_kernel,
 )
+from worker.kernels.native.experts import ExpertTables, join_experts
+from worker.kernels.native.mixture_calls import ExpertsCall, RouteCall
 from worker.kernels.native.panels import PanelPacker
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
@@ -112,6 +115,9 @@ class NativeIntegerKernels(IntegerKernels):
         linear = FourBitLinear if isinstance(weight, FourBitWeight) else IntegerLinear
         return linear(packed=panels, num_out=weight.shape[0], packed_bytes=panels.memory.nbytes, bias_O=bias_O)
 
+    def _join_experts(self, experts: PackedExperts) -> PackedExperts:
+        return join_experts(self._library, experts)
+
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
         (num_tokens, num_in), num_out, panels = x_TI.shape, weight.num_out, weight.packed
@@ -172,6 +178,65 @@ class NativeIntegerKernels(IntegerKernels):
         call.gate_up, call.y, call.size = _rows(gate_up_TI).data_ptr(), y_TI.data_ptr(), size
         self._launcher.launch(kernel, call, num_tokens)
         return y_TI
+
+    def route(self, x_TD: torch.Tensor, router: Router) -> torch.Tensor:
+        assert isinstance(router, PackedRouter) and router.scale_E is not None
+        num_rows, size = router.rows_ED.shape
+        y_TE = self._launcher.new(len(x_TD), num_rows)
+        call = RouteCall(
+            x=_rows(x_TD).data_ptr(),
+            router=router.rows_ED.data_ptr(),
+            scales=router.scale_E.data_ptr(),
+            y=y_TE.data_ptr(),
+            rows=self._launcher.scratch("route", len(x_TD), size + 1, torch.float64).data_ptr(),
+            size=size,
+            num_rows=num_rows,
+            num_experts=router.num_experts,
+            num_used=router.num_used,
+            renormalizes=router.renormalizes,
+            inverse_levels=1.0 / router_levels(size),
+        )
+        self._launcher.launch("route", call, len(x_TD))
+        return y_TE
+
+    def experts(
+        self, x_TD: torch.Tensor, routing_TE: torch.Tensor, experts: Experts, shared_TD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        assert isinstance(experts, PackedExperts) and isinstance(experts.tables, ExpertTables)
+        (num_tokens, size), tables, used = x_TD.shape, experts.tables, experts.num_used
+        inner_size, y_TD = tables.gate.num_out, self._launcher.new(num_tokens, size)
+
+        def scratch(place: str, row_size: int, dtype: torch.dtype) -> int:
+            return self._launcher.scratch(place, num_tokens, row_size, dtype).data_ptr()
+
+        gate_rows = scratch("expert gate rows", used * tables.gate.row_bytes, torch.uint8)
+        call = ExpertsCall(
+            x=_rows(x_TD).data_ptr(),
+            routing=_rows(routing_TE).data_ptr(),
+            shared=None if shared_TD is None else _rows(shared_TD).data_ptr(),
+            y=y_TD.data_ptr(),
+            gate=tables.gate.table_E2.data_ptr(),
+            up=tables.up.table_E2.data_ptr(),
+            down=tables.down.table_E2.data_ptr(),
+            places=scratch("expert places", used, torch.int32),
+            tokens=scratch("expert tokens", used, torch.int32),
+            rows=scratch("rows", max(tables.gate.row_bytes, tables.up.row_bytes), torch.uint8),
+            gate_rows=gate_rows,
+            up_rows=gate_rows
+            if tables.rounds_alike
+            else scratch("expert up rows", used * tables.up.row_bytes, torch.uint8),
+            down_rows=scratch("expert down rows", used * tables.down.row_bytes, torch.uint8),
+            gates=scratch("expert gates", used * inner_size, torch.float32),
+            ups=scratch("expert ups", used * inner_size, torch.float32),
+            results=scratch("expert results", used * size, torch.float32),
+            size=size,
+            inner_size=inner_size,
+            num_weights=routing_TE.shape[1],
+            num_experts=len(tables.down.table_E2),
+            num_used=used,
+        )
+        self._launcher.launch("experts", call, num_tokens)
+        return y_TD
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
         y_TNH = self._launcher.new(*x_TNH.shape)

@@ -43,6 +43,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
         yield "linear", kernels.linear(x_TI, kernels.pack_linear(random(37, inner), random(37)))
         yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
     yield from _four_bit_results(kernels)
+    yield from _mixture_results(kernels)
     gate_up_TI = random(5, 2 * 1201) * 20
     # The indices include gates and ups, in whole vectors and after the last whole vector.
     gate_up_TI[4, ::600], gate_up_TI[4, 1::600], gate_up_TI[4, 2::600] = math.nan, math.inf, -math.inf
@@ -72,6 +73,31 @@ def _four_bit_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tens
         for scale_OG, minimum_OG in (factors_FOG, factors_FOG.half().float()):
             weight = FourBitWeight(integers_OI=integers_OI, scale_OG=scale_OG, minimum_OG=minimum_OG)
             yield "linear_four_bit", kernels.linear(x_TI, kernels.pack_linear(weight))
+
+
+def _mixture_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield results of experts with gate and up in the same format and in different ones, and with a shared expert."""
+    generator = torch.Generator().manual_seed(5)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    num_experts, hidden, inner = 7, 2 * FOUR_BIT_BLOCK, 40
+    floats = [[random(inner, hidden), random(inner, hidden), random(hidden, inner)] for _ in range(num_experts)]
+    integers_OI = torch.randint(16, (inner, hidden), generator=generator, dtype=torch.uint8)
+    packed = [
+        FourBitWeight(integers_OI=integers_OI, scale_OG=random(inner, 2), minimum_OG=random(inner, 2)) for _ in floats
+    ]
+    gates, ups, downs = zip(*floats, strict=True)
+    for num_tokens, renormalizes, their_ups in ((1, True, ups), (13, False, packed), (40, True, ups)):
+        x_TD, shared_gate = random(num_tokens, hidden), None if renormalizes else random(1, hidden)
+        x_TD[NAN_ROWS, 7] = math.nan
+        router = kernels.pack_router(random(num_experts, hidden), 3, renormalizes=renormalizes, shared_gate=shared_gate)
+        routing_TE = kernels.route(x_TD, router)
+        yield "route", routing_TE
+        experts = kernels.pack_experts(gates, their_ups, downs, 3)
+        shared_TD = None if renormalizes else random(num_tokens, hidden)
+        yield "experts", kernels.experts(x_TD, routing_TE, experts, shared_TD)
 
 
 def _attention_results(kernels: IntegerKernels, new_TNH: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

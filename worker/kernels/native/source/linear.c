@@ -100,10 +100,9 @@ static void multiply_some_rows(const struct linear_call *call, int64_t token, in
     }
 }
 
-EXPORT void linear(const struct linear_call *call, int64_t num_tokens) {
-    static const struct linear_format format = {PANEL, ROWS, linear_scratch_bytes, round_tokens, multiply_some_rows};
-    run_linear(&format, call, num_tokens);
-}
+EXPORT const struct linear_format linear_format = {PANEL, ROWS, linear_scratch_bytes, round_tokens, multiply_some_rows};
+
+EXPORT void linear(const struct linear_call *call, int64_t num_tokens) { run_linear(&linear_format, call, num_tokens); }
 
 /* Pack one block of a row of weights into output o of a panel, as integers and a scale. Weights are Hadamard-rotated as inputs
    are, so the product is BLOCK times too large; the scale corrects that. */

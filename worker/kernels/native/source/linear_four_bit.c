@@ -118,15 +118,13 @@ static void multiply_by_half_floats(const struct linear_call *call, int64_t toke
     multiply_some_rows(call, token, p, sizeof(uint16_t), num_rows);
 }
 
-EXPORT void linear_four_bit(const struct linear_call *call, int64_t num_tokens) {
-    static const struct linear_format format = {PANEL, ROWS, four_bit_scratch_bytes, round_tokens, multiply_by_floats};
-    run_linear(&format, call, num_tokens);
-}
+EXPORT const struct linear_format linear_four_bit_format = {PANEL, ROWS, four_bit_scratch_bytes, round_tokens, multiply_by_floats};
 
-EXPORT void linear_four_bit_half(const struct linear_call *call, int64_t num_tokens) {
-    static const struct linear_format format = {PANEL, ROWS, four_bit_scratch_bytes, round_tokens, multiply_by_half_floats};
-    run_linear(&format, call, num_tokens);
-}
+EXPORT void linear_four_bit(const struct linear_call *call, int64_t num_tokens) { run_linear(&linear_four_bit_format, call, num_tokens); }
+
+EXPORT const struct linear_format linear_four_bit_half_format = {PANEL, ROWS, four_bit_scratch_bytes, round_tokens, multiply_by_half_floats};
+
+EXPORT void linear_four_bit_half(const struct linear_call *call, int64_t num_tokens) { run_linear(&linear_four_bit_half_format, call, num_tokens); }
 
 static void pack_block(const uint8_t *integers, const uint8_t *scale, const uint8_t *minimum, int64_t factor_bytes,
                        struct panel_block *packed, int64_t o) {

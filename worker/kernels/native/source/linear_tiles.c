@@ -16,21 +16,22 @@ struct linear_job {
     int64_t num_tokens, num_panels, panels_per_chunk;
 };
 
-static void multiply_rows(const struct linear_job *job, int64_t start, int64_t end, int64_t p) {
-    int64_t at_once = job->format->rows_at_once;
-    for (int64_t token = start; token < end; token += at_once)
-        job->format->multiply(job->call, token, p, smaller(end - token, at_once));
+void multiply_tiles(const struct linear_format *format, const struct linear_call *call, int64_t first_row, int64_t end_row,
+                    int64_t first_panel, int64_t end_panel) {
+    int64_t at_once = format->rows_at_once;
+    int64_t tile = TILE_BYTES / format->bytes_per_token(call->num_in) / at_once * at_once;
+    if (tile < at_once) tile = at_once;
+    for (int64_t start = first_row; start < end_row; start += tile)
+        for (int64_t p = first_panel; p < end_panel; p++)
+            for (int64_t row = start, end = smaller(start + tile, end_row); row < end; row += at_once)
+                format->multiply(call, row, p, smaller(end - row, at_once));
 }
 
 static void multiply_panels(const void *argument, int64_t chunk, int thread) {
     (void)thread;
     const struct linear_job *job = argument;
-    int64_t first = chunk * job->panels_per_chunk, end = smaller(first + job->panels_per_chunk, job->num_panels);
-    int64_t at_once = job->format->rows_at_once;
-    int64_t tile = TILE_BYTES / job->format->bytes_per_token(job->call->num_in) / at_once * at_once;
-    if (tile < at_once) tile = at_once;
-    for (int64_t start = 0; start < job->num_tokens; start += tile)
-        for (int64_t p = first; p < end; p++) multiply_rows(job, start, smaller(start + tile, job->num_tokens), p);
+    int64_t first = chunk * job->panels_per_chunk;
+    multiply_tiles(job->format, job->call, 0, job->num_tokens, first, smaller(first + job->panels_per_chunk, job->num_panels));
 }
 
 void add_bias(float *restrict y, const float *bias, int64_t size) {

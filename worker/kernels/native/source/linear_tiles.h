@@ -25,6 +25,9 @@ struct linear_format {
     void (*multiply)(const struct linear_call *call, int64_t token, int64_t p, int64_t num_rows); /* with panel p */
 };
 
+/* Multiply rows with panels, in tiles of rows that stay in a core's cache. */
+void multiply_tiles(const struct linear_format *format, const struct linear_call *call, int64_t first_row, int64_t end_row,
+                    int64_t first_panel, int64_t end_panel);
 void add_bias(float *restrict y, const float *bias, int64_t size);
 void run_linear(const struct linear_format *format, const struct linear_call *call, int64_t num_tokens);
 
