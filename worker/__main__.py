@@ -11,7 +11,6 @@ import uvloop
 from opentelemetry.trace import Tracer
 
 from pagoda.models.errors import ModelError
-from pagoda.models.model import Model
 from pagoda.process.background import end_tasks, keep_running, tell_when_held
 from pagoda.process.ending import DEVICE_LOST, end_on_stop_signal, on_stop_signal
 from pagoda.process.logging import configure_logging
@@ -44,7 +43,7 @@ def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable
         if not settings.scheduler:
             make_socket_directory(settings.home)
         models = LocalModels(settings)
-        loaded = load_worker(settings, models.home_model) if models.home_model else None
+        loaded = load_home_model(settings, models)
     except (StartError, ModelError, ForeignDirectoryError) as error:
         logger.error("cannot start", extra={"reason": str(error)})
         sys.exit(1)
@@ -93,11 +92,15 @@ def _end_at_once(exit_code: int) -> None:
     os._exit(exit_code)
 
 
-def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
-    # Importing torch takes time and memory, so only a worker that loads a model does it.
-    from worker.loading import start
+def load_home_model(settings: WorkerSettings, models: LocalModels) -> Loaded | None:
+    """Load the model that the worker starts with, if there is one."""
+    if models.home_model is None:
+        return None
+    with models.loading(models.home_model) as on_progress:
+        # Importing torch takes time and memory, so only a worker that loads a model does it.
+        from worker.loading import start
 
-    return start.load_worker(settings, model)
+        return start.load_worker(settings, models.home_model, on_progress)
 
 
 def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, digest: str) -> Loaded:

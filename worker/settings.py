@@ -51,6 +51,8 @@ class WorkerSettings(TierSettings):
     free memory."""
     check_memory: bool = True
     """Refuse to load a model that needs more memory than is available."""
+    progress_file: Path | None = None
+    """File to which the worker writes how many bytes of its model it has loaded, for the program that started it."""
     page_size: int = Field(default=16, ge=1, le=256)
     """Number of tokens in a page."""
     max_model_len: int | None = Field(default=None, ge=2)

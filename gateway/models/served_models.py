@@ -143,14 +143,17 @@ class ServedModels:
             return None
 
     async def models_in_memory(self) -> list[tuple[Model | None, ModelInfo]]:
-        """Return the loaded models, with None for one whose files are gone. Return none while no scheduler answers."""
+        """Return the models that are loaded or being loaded, with None for one whose files are gone.
+
+        Return none while no scheduler answers.
+        """
         try:
             await self.refresh_infos()
         except GatewayError:
             return []
         stored = await asyncio.to_thread(self._store.list)
         files = {model.name: model for model in (*stored, *(each.model for each in self.named))}
-        return [(files.get(info.name), info) for info in self._infos.values() if info.num_workers]
+        return [(files.get(info.name), info) for info in self._infos.values() if info.num_workers or info.loading]
 
     async def refresh_infos(self) -> None:
         """Ask the schedulers for their models. Raises GatewayError if none answers."""

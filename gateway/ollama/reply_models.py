@@ -131,6 +131,9 @@ class OllamaRunningModel(_ModelIdentity):
     expires_at: str = Field(description="Time at which the model leaves memory if no request uses it.")
     size_vram: int
     context_length: int
+    status: Literal["loading"] = optional("Present while the model is being loaded.")
+    total: int = optional("Bytes to load, while the model is being loaded.")
+    completed: int = optional("Bytes that were loaded, while the model is being loaded.")
 
 
 class OllamaRunningModels(ReplyModel):

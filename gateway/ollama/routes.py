@@ -33,6 +33,7 @@ from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.names import with_tag
 from pagoda.models.ollama_objects import JSONObject, identity
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.model_info import ModelInfo
 
 router = APIRouter(tags=["Ollama"], responses=errors(OllamaError))
@@ -55,7 +56,7 @@ async def version() -> Response:
 
 @router.get("/api/ps", response_model=OllamaRunningModels)
 async def list_running(state: State) -> Response:
-    """List the models that are in memory."""
+    """List the models that are in memory or being loaded."""
     in_memory = await state.models.models_in_memory()
     return JSONResponse({"models": await asyncio.to_thread(_running, state, in_memory)})
 
@@ -184,12 +185,22 @@ async def _find(request: Request, state: GatewayState, body: GenerateRequest | O
 def _running_object(model: Model | None, info: ModelInfo) -> JSONObject:
     """Describe a model in memory. None is a deleted model, which stays in memory until no request uses it."""
     name = with_tag(info.name)
-    described = identity(model) if model else {"name": name, "model": name, "size": 0, "digest": info.digest}
+    described: JSONObject = (
+        identity(model) if model else {"name": name, "model": name, "size": 0, "digest": info.digest}
+    )
+    loading = info.loading if not info.num_workers else None
     return described | {
         "expires_at": _expires_at(info.expires_in_s),
         "size_vram": 0 if info.device.startswith("cpu") else described["size"],
         "context_length": info.max_model_len,
+        **({} if loading is None else _loading_object(loading, described["size"])),
     }
+
+
+def _loading_object(loading: LoadProgress, model_bytes: int) -> JSONObject:
+    """Describe a load as Ollama describes a pull. Until a worker has reported, the total is the size of the model's files."""
+    total = loading.total_bytes or model_bytes
+    return {"status": "loading", "total": total, "completed": min(loading.completed_bytes, total)}
 
 
 def _expires_at(expires_in_s: float | None) -> str:

@@ -125,6 +125,7 @@ def _joined(one: ModelInfo, other: ModelInfo) -> ModelInfo:
         max_model_len=min(one.max_model_len, other.max_model_len),
         num_workers=one.num_workers + other.num_workers,
         num_unloaded_workers=one.num_unloaded_workers + other.num_unloaded_workers,
+        loading=one.loading or other.loading,
         expires_in_s=None if None in expiries else max(filter(None, expiries), default=0.0),
     )
 

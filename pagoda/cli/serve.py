@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.cli.banner import banner
 from pagoda.cli.failure import CommandError, describe_os_error
 from pagoda.cli.fetch import fetch_model
+from pagoda.cli.loading_display import LoadingDisplay
 from pagoda.cli.logs import begin_anew, keep_bounded
 from pagoda.cli.memory_check import check_memory
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
@@ -155,9 +157,10 @@ async def _serve(options: ServeOptions, models: Sequence[Model], better: Catalog
     commands = tier_commands(options)
     supervisor = Supervisor(commands, say=say, grace_s=STOP_GRACE_S)
     signals = StopSignals(supervisor)
+    loading = keep_running("loading display", LoadingDisplay(_loading_models(options, models)).run)
     tasks = [
         asyncio.create_task(supervisor.run()),
-        asyncio.create_task(_announce_when_ready(options, models, supervisor, better)),
+        asyncio.create_task(_announce_when_ready(options, models, supervisor, better, loading)),
         asyncio.create_task(signals.first.wait()),
     ]
     logs = [command.log for command in commands] if options.log_bytes else []
@@ -169,10 +172,16 @@ async def _serve(options: ServeOptions, models: Sequence[Model], better: Catalog
     finally:
         say("Stopping …")
         await supervisor.stop()
-        await end_tasks(*tasks, shortening)
+        await end_tasks(*tasks, shortening, loading)
         _remove_socket(options)
     say("Stopped.")
     return signals.status
+
+
+def _loading_models(options: ServeOptions, models: Sequence[Model]) -> dict[Path, str]:
+    """Return the model that each worker loads first, by the file in which the worker tells its progress."""
+    names = options.worker_names
+    return {options.progress_file(name): models[number % len(models)].name for number, name in enumerate(names)}
 
 
 def make_run_directory(options: ServeOptions) -> None:
@@ -213,12 +222,17 @@ class StopSignals:
 
 
 async def _announce_when_ready(
-    options: ServeOptions, models: Sequence[Model], supervisor: Supervisor, better: CatalogueEntry | None
+    options: ServeOptions,
+    models: Sequence[Model],
+    supervisor: Supervisor,
+    better: CatalogueEntry | None,
+    loading: "asyncio.Task[None]",
 ) -> None:
     """Print the banner once all tiers are ready. Never returns, so that this task is not the first of its group to end."""
     addresses = await wait_for_gateway(options)
     load = await wait_for_workers(options)
     supervisor.settle()
+    await end_tasks(loading)
     print(banner(options, models, load, addresses, better), flush=True)
     await asyncio.Event().wait()
 

@@ -69,5 +69,7 @@ def _processor(size: int, size_vram: int) -> str:
 
 
 def _until(model: JSONObject, now: datetime) -> str:
+    if model.get("status") == "loading":
+        return f"Loading {100 * model['completed'] // max(model['total'], 1)}%"
     expires_at = datetime.fromisoformat(model["expires_at"])
     return "Stopping..." if expires_at < now else human.moment(expires_at, now)

@@ -73,6 +73,15 @@ class ServeOptions:
     def scheduler_address(self) -> str:
         return scheduler_address(self.home, self.instance)
 
+    @property
+    def worker_names(self) -> list[str]:
+        """Names of the workers' processes."""
+        return ["worker"] if self.num_workers == 1 else [f"worker-{number + 1}" for number in range(self.num_workers)]
+
+    def progress_file(self, worker: str) -> Path:
+        """Return the path of the file in which a worker tells how far the loading of its model has come."""
+        return self.log_directory / f"{worker}.progress"
+
     def token_file(self, role: Role) -> Path:
         """Return the path of the cluster token of a role. The token is new for each start."""
         return self.log_directory / f"{role}.token"
@@ -125,14 +134,18 @@ def _workers(options: ServeOptions) -> list[ChildCommand]:
     flags += ["--max-model-len", str(options.max_model_len)] if options.max_model_len else []
     flags += ["--max-step-tokens", str(options.max_step_tokens)] if options.max_step_tokens else []
     flags += ["--max-step-sequences", str(options.max_step_sequences)] if options.max_step_sequences else []
-    if options.num_workers == 1:
-        return [_tier("worker", options, [*flags, *_models_of_worker(options, 0)])]
-    # By default each worker would use all cores.
-    flags += ["--threads", str(max(1, usable_cores() // options.num_workers))]
+    if options.num_workers > 1:
+        # By default each worker would use all cores.
+        flags += ["--threads", str(max(1, usable_cores() // options.num_workers))]
     return [
-        _tier("worker", options, [*flags, *_models_of_worker(options, number)], name=f"worker-{number + 1}")
-        for number in range(options.num_workers)
+        _tier("worker", options, [*flags, *_flags_of_worker(options, number)], name=name)
+        for number, name in enumerate(options.worker_names)
     ]
+
+
+def _flags_of_worker(options: ServeOptions, number: int) -> list[str]:
+    progress = options.progress_file(options.worker_names[number])
+    return [*_models_of_worker(options, number), "--progress-file", str(progress)]
 
 
 def _models_of_worker(options: ServeOptions, number: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pagoda.wire.load_progress import LoadProgress
 from protos.v1 import inference_pb2
 
 
@@ -21,6 +22,8 @@ class ModelInfo:
     """Time until the model is unloaded if no request comes, in seconds. None for never."""
     page_size: int
     """Number of tokens in a block of a prefix."""
+    loading: LoadProgress | None = None
+    """Progress of a worker that loads the model. None if none does."""
 
     @property
     def is_served(self) -> bool:
@@ -36,6 +39,7 @@ class ModelInfo:
             device=self.device,
             expires_in_s=self.expires_in_s,
             page_size=self.page_size,
+            loading=None if self.loading is None else self.loading.to_proto(),
         )
 
     @classmethod
@@ -49,4 +53,5 @@ class ModelInfo:
             device=message.device,
             expires_in_s=message.expires_in_s if message.HasField("expires_in_s") else None,
             page_size=message.page_size,
+            loading=LoadProgress.from_proto(message.loading) if message.HasField("loading") else None,
         )

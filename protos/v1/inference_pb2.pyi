@@ -675,6 +675,7 @@ class ModelInfo(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    LOADING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """sha256 of the model's files, hexadecimal."""
@@ -690,6 +691,10 @@ class ModelInfo(_message.Message):
     """Seconds until the model is unloaded if no request arrives. Absent: never."""
     page_size: _builtins.int
     """Number of tokens in a block, the unit in which prefixes are cached."""
+    @_builtins.property
+    def loading(self) -> _types_pb2.LoadProgress:
+        """Progress of the worker that loads the model, if one does. A total of 0 means that the worker has not reported yet."""
+
     def __init__(
         self,
         *,
@@ -701,10 +706,11 @@ class ModelInfo(_message.Message):
         device: _builtins.str = ...,
         expires_in_s: _builtins.float | None = ...,
         page_size: _builtins.int = ...,
+        loading: _types_pb2.LoadProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "expires_in_s", b"expires_in_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "expires_in_s", b"expires_in_s", "loading", b"loading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "device", b"device", "digest", b"digest", "expires_in_s", b"expires_in_s", "max_model_len", b"max_model_len", "name", b"name", "num_unloaded_workers", b"num_unloaded_workers", "num_workers", b"num_workers", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "device", b"device", "digest", b"digest", "expires_in_s", b"expires_in_s", "loading", b"loading", "max_model_len", b"max_model_len", "name", b"name", "num_unloaded_workers", b"num_unloaded_workers", "num_workers", b"num_workers", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_in_s: _TypeAlias = _typing.Literal["expires_in_s"]  # noqa: Y015
     _WhichOneofArgType__expires_in_s: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s"]  # noqa: Y015

@@ -819,6 +819,7 @@ class Heartbeat(_message.Message):
     LAST_STEP_ID_FIELD_NUMBER: _builtins.int
     STEP_RUNNING_FIELD_NUMBER: _builtins.int
     AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    LOAD_PROGRESS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     last_step_id: _builtins.int
     """The last finished step. This field and step_running are logged if the worker is lost. A step that never ends is detected by the
@@ -827,6 +828,10 @@ class Heartbeat(_message.Message):
     step_running: _builtins.bool
     available_bytes: _builtins.int
     """As in LoadableModels. Sent with each heartbeat so that the scheduler always has a recent value."""
+    @_builtins.property
+    def load_progress(self) -> _types_pb2.LoadProgress:
+        """Progress of the Load that the worker carries out, if it does."""
+
     def __init__(
         self,
         *,
@@ -834,10 +839,11 @@ class Heartbeat(_message.Message):
         last_step_id: _builtins.int = ...,
         step_running: _builtins.bool = ...,
         available_bytes: _builtins.int | None = ...,
+        load_progress: _types_pb2.LoadProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes", "load_progress", b"load_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes", "last_step_id", b"last_step_id", "session_id", b"session_id", "step_running", b"step_running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes", "last_step_id", b"last_step_id", "load_progress", b"load_progress", "session_id", b"session_id", "step_running", b"step_running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__available_bytes: _TypeAlias = _typing.Literal["available_bytes"]  # noqa: Y015
     _WhichOneofArgType__available_bytes: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes"]  # noqa: Y015

@@ -3,6 +3,7 @@
 model_placement.py decides which worker loads which model. model_waiters.py has the requests that wait for a model, and fails them.
 """
 
+from pagoda.wire.load_progress import LoadProgress
 from scheduler.context import SchedulerContext
 from scheduler.keep_alive import KeepAlive
 from scheduler.lifecycle import Lifecycle
@@ -162,6 +163,7 @@ class ModelLoading:
     def _send_load(self, worker: UnloadedWorker, model: str) -> None:
         assert worker.link is not None, "only a worker with a stream is empty"
         worker.loading, worker.loading_since_s = model, self._context.clock.time()
+        worker.progress = LoadProgress()
         worker.link.send_load(model, self.stores[worker.worker_id].infos[model].model_digest)
         for sequence in self._context.waiting.of_model(model):
             self._context.sequence_listener.model_loading(sequence, worker.worker_id)

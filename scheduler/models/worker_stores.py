@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from pagoda.wire.load_progress import LoadProgress
 from scheduler.clock import Timers
 from scheduler.worker_info import WorkerInfo, WorkerStore
 
 _NOTHING = WorkerStore()
+_NOT_REPORTED = LoadProgress()
 
 
 class LoadLink(Protocol):
@@ -30,6 +32,8 @@ class UnloadedWorker:
     loading: str | None = None
     """Model that the worker loads. It stays set until the worker attaches with the model."""
     loading_since_s: float = 0.0
+    progress: LoadProgress = _NOT_REPORTED
+    """Progress of that load, as last reported."""
     is_lost: bool = False
     """True if the stream broke. The worker may come back."""
 
@@ -101,6 +105,11 @@ class WorkerStores:
         """Return True if the files of the worker's loaded model have been replaced in its store."""
         now = self[info.worker_id].infos.get(info.model)
         return now is not None and now.model_digest != info.model_digest
+
+    def progress_of(self, model: str) -> LoadProgress | None:
+        """Return the progress of the worker that is furthest in loading the model, or None if no worker loads it."""
+        loading = [worker.progress for worker in self._unloaded.values() if worker.loading == model]
+        return max(loading, key=lambda progress: progress.completed_bytes, default=None)
 
     # ---- with a model, and without
 

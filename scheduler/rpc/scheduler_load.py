@@ -33,6 +33,7 @@ def _model_info(loop: SchedulerLoop, name: str, num_workers: int) -> ModelInfo:
         device=info.device,
         expires_in_s=expires_in_s if num_workers and expires_in_s < math.inf else None,
         page_size=info.limits.page_size,
+        loading=loop.loading.stores.progress_of(name),
     )
 
 

@@ -13,6 +13,7 @@ import grpc
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
 from pagoda.process.background import report_failure
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from scheduler.errors import SilentWorkerError, WorkerIDTakenError, WorkerProtocolError
@@ -265,6 +266,8 @@ class WorkerStream:
         self._last_heartbeat = heartbeat
         if heartbeat.HasField("available_bytes"):
             self._loop.loading.stores.set_available_bytes(self._hello.worker_id, heartbeat.available_bytes)
+        if isinstance(self._worker, UnloadedWorker) and heartbeat.HasField("load_progress"):
+            self._worker.progress = LoadProgress.from_proto(heartbeat.load_progress)
         self.link.send_heartbeat_ack()
 
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:

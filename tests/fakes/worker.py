@@ -9,6 +9,7 @@ from typing import Any
 
 from pagoda.rpc.grpc_channel import LOCAL_ONLY
 from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
@@ -24,6 +25,7 @@ class FakeStore:
     """A store with one model, which never changes."""
 
     available_bytes = None
+    load_progress: LoadProgress | None = None
 
     def __init__(self, model: worker_pb2.LoadedModel) -> None:
         self._model = model

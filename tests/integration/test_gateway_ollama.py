@@ -210,6 +210,13 @@ async def test_what_is_in_memory_is_listed_with_its_end(gateway: RunningGateway)
     assert 7000 < expires_in_s <= 7200
     model.num_workers, model.num_unloaded_workers = 0, 1
     assert await running() == []
+    model.loading.completed_bytes, model.loading.total_bytes = 30, 100
+    (loading,) = await running()
+    assert (loading["status"], loading["completed"], loading["total"]) == ("loading", 30, 100)
+    assert loading["size"] == shown["size"] and loading["context_length"] == shown["context_length"]
+    model.loading.completed_bytes, model.loading.total_bytes = 0, 0
+    assert (await running())[0]["total"] == shown["size"], "the worker has not reported yet"
+    model.ClearField("loading")
     # It is served nevertheless.
     assert (await post(gateway, "/api/chat", messages=MESSAGES, stream=False)).json()["done"]
 

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from pagoda.rpc.grpc_channel import open_channel
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.step_result import StepResult
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 from scheduler.__main__ import drain
@@ -22,7 +23,7 @@ from scheduler.rpc.stream_link import StreamLink
 from scheduler.steps.step_plan import StepPlan
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
-from tests.fakes.worker import fake_worker_link
+from tests.fakes.worker import FakeStore, fake_worker_link
 from worker.errors import StartError
 from worker.steps.engine import BegunStep
 from worker.steps.engine_thread import Loaded
@@ -532,6 +533,42 @@ async def test_a_model_leaves_memory_and_comes_back_for_a_request(tmp_path: Path
     assert after == before
     assert (model.num_workers, model.num_unloaded_workers) == (1, 0)
     assert 3500 < model.expires_in_s <= 3600
+
+
+async def test_the_progress_of_a_load_is_listed(tmp_path: Path) -> None:
+    may_end = threading.Event()
+    stores: list[FakeStore] = []
+
+    def make_store(model: worker_pb2.LoadedModel) -> FakeStore:
+        stores.append(FakeStore(model))
+        return stores[0]
+
+    def load(name: str, digest: str) -> Loaded:
+        stores[0].load_progress = LoadProgress(completed_bytes=30, total_bytes=100)
+        may_end.wait()
+        raise StartError("the file is gone")
+
+    async with (
+        scheduler_and_worker(tmp_path, load=load, make_store=make_store) as (address, _),
+        open_channel(address) as channel,
+    ):
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        await stub.KeepLoaded(inference_pb2.KeepLoadedRequest(keep_alive_s=0))
+        waiting = asyncio.ensure_future(collect(stub.Generate(generate_request())))
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    (model,) = (await stub.ListModels(inference_pb2.ListModelsRequest())).models
+                    if model.loading.completed_bytes:
+                        break
+                    await asyncio.sleep(0.005)
+            assert (model.num_workers, model.loading.completed_bytes, model.loading.total_bytes) == (0, 30, 100)
+        finally:
+            may_end.set()
+        with pytest.raises(grpc.aio.AioRpcError, match="the file is gone"):
+            await waiting
+        (model,) = (await stub.ListModels(inference_pb2.ListModelsRequest())).models
+    assert not model.HasField("loading")
 
 
 async def test_keeping_loaded_waits_for_the_load(tmp_path: Path) -> None:

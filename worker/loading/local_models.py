@@ -4,6 +4,8 @@ Only descriptions are read, so that a worker without a model needs neither weigh
 """
 
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pagoda.models.errors import ModelError
@@ -11,7 +13,9 @@ from pagoda.models.formats.gguf_parts import part_paths
 from pagoda.models.memory_need import MemoryNeed, memory_need
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
+from pagoda.process.progress_file import write_progress
 from pagoda.process.resources import machine_available_bytes
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from worker.settings import WorkerSettings
 
@@ -30,6 +34,8 @@ class LocalModels:
         """The model to load at start; None if the worker starts empty."""
         self._needs: dict[str, MemoryNeed] = {}
         """What each model needs, by digest."""
+        self.load_progress: LoadProgress | None = None
+        """Progress of the model that is being loaded. Written by the thread that loads."""
         self._seen: object = None
 
     def find(self, name: str) -> Model:
@@ -65,6 +71,23 @@ class LocalModels:
                 max_model_len=self.max_model_len(model),
             )
         return self._needs[model.digest]
+
+    @contextmanager
+    def loading(self, model: Model) -> Iterator[Callable[[int, int], None]]:
+        """Yield a function that records the progress of the model's load, until the block ends."""
+
+        write = write_progress(self._settings.progress_file) if self._settings.progress_file else None
+
+        def record(completed_bytes: int, total_bytes: int) -> None:
+            if write is not None:
+                write(completed_bytes, total_bytes)
+            self.load_progress = LoadProgress(completed_bytes=completed_bytes, total_bytes=total_bytes)
+
+        record(0, model.size_bytes)
+        try:
+            yield record
+        finally:
+            self.load_progress = None
 
     @property
     def available_bytes(self) -> int | None:

@@ -33,19 +33,19 @@ from worker.steps.engine import Engine
 from worker.steps.engine_thread import Loaded
 from worker.steps.executor import StepExecutor
 from worker.steps.host_executor import HostExecutor
-from worker.weights.checkpoint import WeightsError
+from worker.weights.checkpoint import OnProgress, WeightsError
 from worker.weights.dequantize import UnsupportedTypeError
 
 logger = logging.getLogger(__name__)
 
 
-def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
+def load_worker(settings: WorkerSettings, model: Model, on_progress: OnProgress | None = None) -> Loaded:
     """Load the model and return its engine.
 
     Raises StartError, with a message for the user; DeviceLostError if this process can load no model any more.
     """
     try:
-        return _load(settings, model)
+        return _load(settings, model, on_progress)
     except (MemoryError, RuntimeError) as error:
         check_device(torch.device("cpu" if settings.device == "cpu" else "cuda"))
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
@@ -63,15 +63,17 @@ def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, dig
     model = models.find(name)
     if model.digest != digest:
         raise StartError(f"the files of {name} have changed since they were listed; try again")
-    return load_worker(settings.model_copy(update={"max_model_len": models.max_model_len(model)}), model)
+    with models.loading(model) as on_progress:
+        own_settings = settings.model_copy(update={"max_model_len": models.max_model_len(model)})
+        return load_worker(own_settings, model, on_progress)
 
 
-def _load(settings: WorkerSettings, model: Model) -> Loaded:
+def _load(settings: WorkerSettings, model: Model, on_progress: OnProgress | None) -> Loaded:
     max_model_len = choose_max_model_len(settings.max_model_len, model)
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
     if settings.check_memory:
         check_memory(settings, model, max_model_len, measure_available(kernels.device))
-    decoder = _load_decoder(model, kernels, settings, max_model_len)
+    decoder = _load_decoder(model, kernels, settings, max_model_len, on_progress)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
     engine = Engine(
         select_executor(kernels, decoder, kv, model, settings),
@@ -113,13 +115,15 @@ def choose_max_model_len(wanted: int | None, model: Model) -> int:
     return wanted or longest
 
 
-def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings, max_model_len: int) -> DecoderModel:
+def _load_decoder(
+    model: Model, kernels: Kernels, settings: WorkerSettings, max_model_len: int, on_progress: OnProgress | None
+) -> DecoderModel:
     started = time.monotonic()
     # Loading is many short operations: waiting for all threads after each takes ten times as long on a busy machine.
     torch.set_num_threads(1)
     try:
         check_tensors(model)
-        decoder = load_model(model, kernels, max_model_len)
+        decoder = load_model(model, kernels, max_model_len, on_progress)
     except (ModelFormatError, UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
         raise UnusableModelError(str(error)) from error
     torch.set_num_threads(settings.threads)

@@ -16,7 +16,7 @@ from worker.layers.mlp import MLP
 from worker.layers.residual import ResidualLayer
 from worker.layers.source import LayerSource
 from worker.models.decoder import DecoderModel, MakeLayer
-from worker.weights.checkpoint import Checkpoint, Weights, WeightsError
+from worker.weights.checkpoint import Checkpoint, OnProgress, Weights, WeightsError
 from worker.weights.gguf import GGUFCheckpoint
 from worker.weights.safetensors import SafetensorsCheckpoint
 
@@ -51,7 +51,9 @@ FAMILIES: Mapping[str, MakeLayer] = {
 """The function that builds a layer, by `ModelConfig.architecture`."""
 
 
-def load_model(model: Model, kernels: Kernels, max_model_len: int | None = None) -> DecoderModel:
+def load_model(
+    model: Model, kernels: Kernels, max_model_len: int | None = None, on_progress: OnProgress | None = None
+) -> DecoderModel:
     """Load a model to serve sequences of at most `max_model_len` tokens, or as many as it supports."""
     config = replace(model.config, max_position=max_model_len or model.config.max_position)
     architecture = model.config.architecture
@@ -61,7 +63,7 @@ def load_model(model: Model, kernels: Kernels, max_model_len: int | None = None)
             f"{model.name}: unsupported architecture {architecture!r}; supported: {', '.join(FAMILIES)}"
         )
     with open_checkpoint(model) as checkpoint:
-        weights = Weights(checkpoint, kernels.device)
+        weights = Weights(checkpoint, kernels.device, on_progress)
         try:
             decoder = DecoderModel(config, kernels, weights, make_layer)
             weights.finish()

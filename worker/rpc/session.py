@@ -16,6 +16,7 @@ from opentelemetry.trace import Tracer
 
 from pagoda.models.errors import ModelFormatError, without_directories
 from pagoda.process.background import end_tasks, keep_running
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.loadable_models import LoadableModels
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
@@ -41,6 +42,10 @@ class Store(Protocol):
 
     @property
     def available_bytes(self) -> int | None: ...
+
+    @property
+    def load_progress(self) -> LoadProgress | None:
+        """Return the progress of the model that is being loaded, if one is."""
 
     def refresh(self) -> bool:
         """Read the store again and return True if anything has changed. Called in a thread."""
@@ -200,11 +205,13 @@ class Session:
         alive = True
         while alive:
             await asyncio.sleep(self._heartbeat_interval_s)
+            progress = self._store.load_progress if self._store else None
             heartbeat = worker_pb2.Heartbeat(
                 session_id=self._id,
                 last_step_id=self._steps.last_step_id,
                 step_running=self._steps.step_is_running,
                 available_bytes=self._store.available_bytes if self._store else None,
+                load_progress=progress.to_proto() if progress else None,
             )
             alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
 

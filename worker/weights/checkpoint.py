@@ -1,6 +1,6 @@
 """The interface to the tensors of a checkpoint of any format, and a check that each tensor is used exactly once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -11,6 +11,10 @@ from worker.weights.linear_format import StoredWeight
 RETURN_AFTER_BYTES = 1 << 27
 """Freed memory is returned each time tensors of this size were read. Tensors are float32 until they are packed, so the memory
 that they free adds up; returning it after each tensor would take a third of the loading time."""
+
+
+OnProgress = Callable[[int, int], object]
+"""A callback for the bytes of the file's tensors that were converted, and for all of them."""
 
 
 class WeightsError(ValueError):
@@ -33,6 +37,9 @@ class Checkpoint(Protocol):
     def read_matrix(self, name: str) -> StoredWeight:
         """Return a matrix as the file stores it. It may be a view of the mapped file, so drop it before `close`."""
 
+    def num_bytes(self, name: str) -> int:
+        """Return the size of the tensor in its file."""
+
     def forget(self, name: str) -> None:
         """Release the memory that holds the file's bytes of this tensor, which was read."""
 
@@ -45,8 +52,11 @@ class Weights:
     A tensor that is missing, has another shape or is never used is an error.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, on_progress: OnProgress | None = None) -> None:
         self._checkpoint = checkpoint
+        self._on_progress = on_progress
+        self._total_bytes = sum(map(checkpoint.num_bytes, checkpoint.names))
+        self._completed_bytes = 0
         self._device = device
         self._left = set(checkpoint.names)
         self._taken_bytes = 0
@@ -68,12 +78,14 @@ class Weights:
     def release(self, name: str) -> None:
         """Release the memory of a matrix that was packed."""
         self._checkpoint.forget(name)
+        self._report(name)
 
     def take_optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
         if name not in self._left:
             return None
         tensor = self._checkpoint.read(name)
         self._took(name, tensor, shape)
+        self._report(name)
         return tensor.to(self._device)
 
     def _took(self, name: str, weight: torch.Tensor | StoredWeight, shape: tuple[int, ...]) -> None:
@@ -89,9 +101,16 @@ class Weights:
             self._taken_bytes = 0
             return_freed_memory()
 
+    def _report(self, name: str) -> None:
+        self._completed_bytes += self._checkpoint.num_bytes(name)
+        if self._on_progress is not None:
+            self._on_progress(self._completed_bytes, self._total_bytes)
+
     def drop(self, name: str) -> None:
         """Accept a tensor that the model does not need, if the checkpoint has it."""
-        self._left.discard(name)
+        if name in self._left:
+            self._left.remove(name)
+            self._report(name)
 
     def finish(self) -> None:
         """Raise WeightsError if a tensor was not used."""

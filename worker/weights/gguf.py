@@ -43,6 +43,9 @@ class GGUFCheckpoint:
         except UnsupportedTypeError as error:
             raise WeightsError(f"{spelled!r}: {error}") from None
 
+    def num_bytes(self, name: str) -> int:
+        return self._file.tensors[self.names[name]].num_bytes
+
     def forget(self, name: str) -> None:
         self._file.forget(self.names[name])
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pagoda.models.formats.safetensors_file import weight_files
+from pagoda.models.formats.safetensors_file import DTYPE_BYTES, read_all_tensors, weight_files
 from pagoda.models.formats.tensor_names import map_names, safetensors_names
 from pagoda.models.model import ModelConfig, ModelFormat
 from worker.weights.checkpoint import WeightsError
@@ -19,6 +19,7 @@ class SafetensorsCheckpoint:
     def __init__(self, directory: Path, config: ModelConfig) -> None:
         self._config = config
         self._path_of = {name: path for path in weight_files(directory) for name in _names(path)}
+        self._tensors = read_all_tensors(directory)
         self.names, self.unknown = map_names(list(self._path_of), safetensors_names(config.architecture))
 
     def read(self, name: str) -> torch.Tensor:
@@ -33,6 +34,10 @@ class SafetensorsCheckpoint:
             raise WeightsError(f"{self.names[name]!r} has shape {list(tensor.shape)}, but the model needs a matrix")
         order = row_order(self._config, ModelFormat.SAFETENSORS, name, len(tensor))
         return replace(stored(tensor), row_order_O=order)
+
+    def num_bytes(self, name: str) -> int:
+        tensor = self._tensors[self.names[name]]
+        return tensor.num_parameters * DTYPE_BYTES[tensor.dtype]
 
     def forget(self, name: str) -> None:
         """Do nothing: what was read is a copy."""

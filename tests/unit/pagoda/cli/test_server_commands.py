@@ -9,7 +9,8 @@ from typer.testing import CliRunner, Result
 from pagoda.cli.failure import CommandError
 from pagoda.cli.main import app
 from pagoda.cli.ollama_api import server_url
-from tests.fakes.ollama_server import MODEL, OllamaServer, ollama_server
+from pagoda.cli.server_commands import running_page
+from tests.fakes.ollama_server import FOREVER, MODEL, OllamaServer, ollama_server
 
 
 @pytest.fixture
@@ -47,6 +48,12 @@ def test_ps_has_ollamas_columns(server: OllamaServer) -> None:
     header, line = command(server, "ps").stdout.splitlines()
     assert header == "NAME           ID              SIZE    PROCESSOR    CONTEXT    UNTIL"
     assert line == "tiny:latest    abababababab    5 GB    100% CPU     512        Forever"
+
+
+def test_ps_shows_how_far_a_load_has_come() -> None:
+    loading = {"status": "loading", "completed": 30, "total": 90, "context_length": 512, "size_vram": 0}
+    page = running_page([{"name": MODEL, "digest": "ab" * 32, "size": 90, "expires_at": FOREVER, **loading}])
+    assert page.endswith("Loading 33%")
 
 
 def test_ps_says_who_waits(server: OllamaServer) -> None:

@@ -13,6 +13,7 @@ from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens, ev
 from pagoda.wire.finished import Finished, FinishReason, Timings, Usage
 from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.load import PrefixIndexLoad, QueueLoad, SchedulerLoad, WorkerLoad
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.model_info import ModelInfo
@@ -172,6 +173,7 @@ scheduler_load = st.builds(
     num_model_unloads=uint64,
     model_load_s=float64,
 )
+load_progress = st.builds(LoadProgress, completed_bytes=uint64, total_bytes=uint64)
 model_info = st.builds(
     ModelInfo,
     name=names,
@@ -182,6 +184,7 @@ model_info = st.builds(
     device=names,
     expires_in_s=st.none() | float64,
     page_size=uint32,
+    loading=st.none() | load_progress,
 )
 
 loadable_model = st.builds(
@@ -222,6 +225,7 @@ WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
     QueueLoad: queue_load,
     PrefixIndexLoad: index_load,
     SchedulerLoad: scheduler_load,
+    LoadProgress: load_progress,
     ModelInfo: model_info,
     LoadableModel: loadable_model,
     LoadableModels: loadable_models,

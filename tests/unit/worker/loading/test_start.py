@@ -10,6 +10,8 @@ from pagoda.models.errors import ModelError
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.store import ModelStore
 from pagoda.process.memory import AvailableMemory
+from pagoda.process.progress_file import read_progress
+from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.sampling import SamplingParams
 from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
@@ -100,6 +102,18 @@ def test_what_is_loaded_on_demand_computes_the_same(home: Path, tmp_path: Path, 
     assert store.available_bytes is not None and store.available_bytes > store.models[0].needed_bytes
     on_demand = load_on_demand(given, models, "other", store.models[0].digest)
     assert first_token(on_demand.engine, 33) == first_token(load(home, other).engine, 33)
+
+
+def test_the_progress_is_in_the_store_and_in_the_file_while_it_loads(tmp_path: Path, model_path: Path) -> None:
+    path = tmp_path / "worker.progress"
+    models = LocalModels(settings(tmp_path / "home", model_path, progress_file=path))
+    assert models.home_model is not None and models.load_progress is None
+    with models.loading(models.home_model) as record:
+        record(7, 10)
+        assert models.load_progress == LoadProgress(completed_bytes=7, total_bytes=10)
+        record(10, 10)
+    assert models.load_progress is None
+    assert read_progress(path) == (10, 10)
 
 
 def test_a_model_whose_files_have_changed_is_not_loaded(home: Path, model_path: Path) -> None:

@@ -46,6 +46,22 @@ def test_dequantizes_bit_for_bit_like_gguf(name: str, monkeypatch: pytest.Monkey
     assert np.array_equal(actual.view(np.uint32)[numbers], expected.view(np.uint32)[numbers])
 
 
+@pytest.mark.parametrize("is_gguf", [True, False])
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_progress_of_a_load_rises_to_the_size_of_the_tensors(is_gguf: bool, is_tied: bool, tmp_path: Path) -> None:
+    if is_gguf:
+        path = write_tiny_gguf(tmp_path / "tiny.gguf", tie_word_embeddings=is_tied, rope_factor=2.0)
+        model = describe("tiny", path, digest="", size_bytes=0)
+    else:
+        model = save_safetensors(make_llama(tie_word_embeddings=is_tied), tmp_path)
+    reports: list[tuple[int, int]] = []
+    load_model(model, ReferenceKernels(), on_progress=lambda *report: reports.append(report))
+    completed, totals = zip(*reports, strict=True)
+    assert list(completed) == sorted(set(completed)) and len(completed) > 10
+    assert set(totals) == {completed[-1]}
+    assert totals[0] == pytest.approx(4 * model.num_parameters, rel=0.01)
+
+
 @pytest.mark.parametrize("kind", FOUR_BIT)
 def test_four_bit_blocks_as_they_are_have_the_same_values(kind: GGMLType) -> None:
     data = random_blocks(gguf.GGMLQuantizationType[kind.name], 12)
