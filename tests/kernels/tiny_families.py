@@ -53,6 +53,7 @@ def _rope(**parameters: Any) -> dict[str, Any]:
 
 
 SHORT_FACTORS, LONG_FACTORS = [1.0, 1.1, 1.3, 1.6, 2.0, 2.5], [1.0, 1.5, 2.5, 5.0, 9.0, 14.0]
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}
 LLAMA3_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 FAMILIES: Mapping[str, TinyFamily] = {
     "llama3": TinyFamily(
@@ -117,6 +118,85 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "rope.scaling.factor": 8.0,
         },
         norm_offset=1.0,
+    ),
+    "smollm3": TinyFamily(
+        name="SmolLM3",
+        architecture="smollm3",
+        config={"num_hidden_layers": 5, **_rope(rope_theta=2_000_000.0)},
+        metadata={"rope.freq_base": 2_000_000.0},
+        has_interleaved_rope=True,
+    ),
+    "granite": TinyFamily(
+        name="Granite",
+        architecture="granite",
+        config={
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.4,
+            "logits_scaling": 6.0,
+            **_rope(),
+        },
+        metadata={"embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.4, "logit_scale": 6.0},
+        has_interleaved_rope=True,
+    ),
+    "seed_oss": TinyFamily(
+        name="SeedOss",
+        architecture="seed_oss",
+        config={"attention_out_bias": True, **_rope()},
+    ),
+    "ernie4_5": TinyFamily(
+        name="Ernie4_5",
+        architecture="ernie4_5",
+        config={"use_bias": True, **_rope(rope_theta=500_000.0)},
+        metadata={"rope.freq_base": 500_000.0},
+    ),
+    "gemma": TinyFamily(name="Gemma", architecture="gemma", config=_rope(), norm_offset=1.0),
+    "olmo2": TinyFamily(
+        name="Olmo2",
+        architecture="olmo2",
+        config={"hidden_size": 96, "head_dim": None, **_rope(rope_theta=500_000.0)},
+        metadata={"rope.freq_base": 500_000.0},
+    ),
+    "olmo3": TinyFamily(
+        name="Olmo3",
+        architecture="olmo2",
+        config={
+            "num_hidden_layers": 5,
+            "sliding_window": WINDOW,
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 500_000.0, **YARN},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500_000.0},
+            },
+        },
+        metadata={
+            "attention.sliding_window": WINDOW,
+            "attention.sliding_window_pattern": [True, True, True, False, True],
+            "rope.freq_base": 500_000.0,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 32,
+        },
+    ),
+    "exaone4": TinyFamily(
+        name="Exaone4",
+        architecture="exaone4",
+        config={"num_hidden_layers": 5, "sliding_window": WINDOW, **_rope()},
+        metadata={
+            "attention.sliding_window": WINDOW,
+            "attention.sliding_window_pattern": [True, True, True, False, True],
+        },
+    ),
+    "chatglm": TinyFamily(
+        name="Glm",
+        architecture="chatglm",
+        config=_rope(partial_rotary_factor=0.5),
+        metadata={"rope.dimension_count": 8},
+    ),
+    "glm4": TinyFamily(
+        name="Glm4",
+        architecture="glm4",
+        config=_rope(partial_rotary_factor=0.75),
+        metadata={"rope.dimension_count": 12},
     ),
     "phi3": TinyFamily(
         name="Phi3",
@@ -223,6 +303,7 @@ def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> N
         int: writer.add_uint32,
         float: writer.add_float32,
         str: writer.add_string,
+        list: writer.add_array,
     }
     for key, value in family.metadata.items():
         add[type(value)](f"{family.architecture}.{key}", value)

@@ -42,11 +42,20 @@ def dense_layer(source: LayerSource) -> ResidualLayer:
 
 FAMILIES: Mapping[str, MakeLayer] = {
     "llama": dense_layer,
+    "smollm3": dense_layer,
+    "granite": dense_layer,
+    "seed_oss": dense_layer,
+    "ernie4_5": dense_layer,
     "qwen2": dense_layer,
     "qwen3": dense_layer,
+    "gemma": dense_layer,
     "gemma2": dense_layer,
     "gemma3": dense_layer,
     "phi3": dense_layer,
+    "olmo2": dense_layer,
+    "exaone4": dense_layer,
+    "chatglm": dense_layer,
+    "glm4": dense_layer,
 }
 """The function that builds a layer, by `ModelConfig.architecture`."""
 

@@ -72,6 +72,18 @@ def window_of_types(
     return values.window(values.optional_count(content, "sliding_window"), max_position, layers)
 
 
+def rotary_size(config: ModelConfig, content: Mapping[str, Any], *, share: float) -> int | None:
+    """Return the number of rotated elements of a head, None for all; `share` is the class's default share of a head."""
+    parameters = content.get("rope_scaling") or content.get("rope_parameters")
+    source = parameters if isinstance(parameters, dict) and "partial_rotary_factor" in parameters else content
+    share = values.number(source, "partial_rotary_factor", share)
+    if share > 1 or (share < 1 and int(config.head_size * share) % 2):
+        raise ModelFormatError(
+            f"partial_rotary_factor must be at most 1 and rotate an even number of elements (got {share!r})"
+        )
+    return None if share == 1 else int(config.head_size * share)
+
+
 def windowed(config: ModelConfig, metadata: Mapping[str, Any], is_windowed: Iterable[bool]) -> Fields:
     """Return the window of a GGUF file's layers."""
     return values.window(window_size(config, metadata), config.max_position, is_windowed)

@@ -1,4 +1,4 @@
-"""Gemma 2 and 3.
+"""Gemma 1, 2 and 3.
 
 Some differences are in no GGUF file and follow from the architecture's name, as in llama.cpp.
 """
@@ -13,6 +13,7 @@ from pagoda.models.formats.families.family import (
     Fields,
     GGUFFamily,
     all_but_every,
+    refuse_caps,
     window_of_types,
     window_pattern,
     window_size,
@@ -28,17 +29,25 @@ GEMMA3_THETA, GEMMA3_LOCAL_THETA = 1_000_000.0, 10_000.0
 GEMMA2_WINDOW, GEMMA2_ATTENTION_CAP, GEMMA2_FINAL_CAP = 4096, 50.0, 30.0
 """Defaults for Gemma 2 files, as in llama.cpp and transformers."""
 
-_GEMMA2 = {
+_GEMMA1 = {
     **LLAMA,
     "vocab_size": 256_000,
+    "hidden_size": 3072,
+    "intermediate_size": 24_576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+_GEMMA2 = {
+    **_GEMMA1,
     "hidden_size": 2304,
     "intermediate_size": 9216,
     "num_hidden_layers": 26,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
     "attn_logit_softcapping": 50.0,
@@ -52,6 +61,11 @@ _GEMMA3 = {
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
 }
+
+
+def _gemma1(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
+    values.require(content, "use_bidirectional_attention", False)
+    return {"activation": "gelu_tanh", "embedding_scale": config.hidden_size**0.5, "norm_weight_offset": 1.0}
 
 
 def _gemma2(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
@@ -91,6 +105,11 @@ def _local_theta(content: Mapping[str, Any]) -> float:
         return values.number(content, "rope_local_base_freq", GEMMA3_LOCAL_THETA)
     values.require(local, "rope_type", "default")
     return values.number(local, "rope_theta", GEMMA3_LOCAL_THETA)
+
+
+def _gguf_gemma1(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    refuse_caps(config, metadata)
+    return {"activation": "gelu_tanh", "embedding_scale": config.hidden_size**0.5}
 
 
 def _gguf_gemma2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
@@ -141,6 +160,14 @@ def _gguf_gemma(config: ModelConfig, metadata: Mapping[str, Any], *, large: bool
 
 
 HF_FAMILIES: Mapping[str, Family] = {
+    "GemmaForCausalLM": Family(
+        architecture="gemma",
+        fields=_gemma1,
+        defaults=_GEMMA1,
+        hidden_act="gelu_pytorch_tanh",
+        legacy_hidden_act="gelu",
+        bias_settings=ATTENTION_BIAS,
+    ),
     "Gemma2ForCausalLM": Family(
         architecture="gemma2",
         fields=_gemma2,
@@ -157,6 +184,7 @@ HF_FAMILIES: Mapping[str, Family] = {
     ),
 }
 GGUF_FAMILIES = {
+    "gemma": GGUFFamily(fields=_gguf_gemma1),
     "gemma2": GGUFFamily(fields=_gguf_gemma2),
     "gemma3": GGUFFamily(fields=_gguf_gemma3),
 }
@@ -168,4 +196,4 @@ _SANDWICHED = LayerTensors(
         "post_feedforward_layernorm": "after_mlp_norm",
     },
 )
-TENSORS = {"gemma2": _SANDWICHED, "gemma3": _SANDWICHED}
+TENSORS = {"gemma": LayerTensors(), "gemma2": _SANDWICHED, "gemma3": _SANDWICHED}

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pagoda.models.errors import ModelFormatError
-from pagoda.models.formats import config_values as values
 from pagoda.models.formats.families.family import (
     Family,
     Fields,
     GGUFFamily,
     refuse_caps,
+    rotary_size,
     window_everywhere,
     windowed,
 )
@@ -30,15 +29,11 @@ _PHI3 = {
 
 
 def _phi3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
-    parameters = content.get("rope_parameters")
-    source = parameters if isinstance(parameters, dict) and "partial_rotary_factor" in parameters else content
-    share = values.number(source, "partial_rotary_factor", 1.0)
-    if share > 1 or (share < 1 and int(config.head_size * share) % 2):
-        raise ModelFormatError(
-            f"partial_rotary_factor must be at most 1 and rotate an even number of elements (got {share!r})"
-        )
-    rotary_size = None if share == 1 else int(config.head_size * share)
-    return window_everywhere(config, content) | {"rotary_size": rotary_size, "has_joined_qkv": True}
+    return {
+        **window_everywhere(config, content),
+        "rotary_size": rotary_size(config, content, share=1.0),
+        "has_joined_qkv": True,
+    }
 
 
 def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:

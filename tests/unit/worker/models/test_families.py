@@ -135,6 +135,12 @@ def test_integer_mode_gives_the_same_bits_in_any_batch(family: str, tmp_path: Pa
         ("gemma3", {"query_pre_attn_scalar": 24, "final_logit_softcapping": 5.0}),
         ("gemma3", {"sliding_window": 256}),
         ("phi3", {"sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": WINDOW}),
+        ("smollm3", {"no_rope_layers": [0, 0, 1, 1, 0]}),
+        ("granite", {"attention_bias": True, "mlp_bias": True, "residual_multiplier": 1.0}),
+        ("olmo3", {"sliding_window": 256, "max_position_embeddings": 256}),
+        ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 5}),
+        ("chatglm", {"attention_bias": False}),
     ],
     ids=str,
 )
@@ -151,6 +157,8 @@ def test_variants_agree_with_transformers(family: str, changes: dict[str, Any], 
         ("qwen3", "self_attn.q_norm.weight", "q_norm.weight"),
         ("gemma2", "post_feedforward_layernorm.weight", "after_mlp_norm.weight"),
         ("phi3", "mlp.gate_up_proj.weight", "gate_up.weight"),
+        ("olmo2", "self_attn.k_norm.weight", "k_norm.weight"),
+        ("glm4", "post_self_attn_layernorm.weight", "after_attention_norm.weight"),
     ],
 )
 def test_what_a_family_needs_must_be_there(family: str, missing: str, name: str, tmp_path: Path) -> None:

@@ -20,7 +20,19 @@ CLASSES = {
     "Gemma2": "Gemma2ForCausalLM",
     "Gemma3Text": "Gemma3ForCausalLM",
     "Phi3": "Phi3ForCausalLM",
+    "SmolLM3": "SmolLM3ForCausalLM",
+    "Granite": "GraniteForCausalLM",
+    "SeedOss": "SeedOssForCausalLM",
+    "Ernie4_5": "Ernie4_5ForCausalLM",
+    "Gemma": "GemmaForCausalLM",
+    "Olmo2": "Olmo2ForCausalLM",
+    "Olmo3": "Olmo3ForCausalLM",
+    "Exaone4": "Exaone4ForCausalLM",
+    "Glm": "GlmForCausalLM",
+    "Glm4": "Glm4ForCausalLM",
 }
+WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo3", "exaone4")
+"""Model types whose classes read `sliding_window`."""
 CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "windowed": {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 3},
@@ -34,6 +46,33 @@ CHANGES: dict[str, dict[str, Any]] = {
     "not tied": {"tie_word_embeddings": False},
     "larger heads": {"head_dim": 32},
 }
+CHANGES_OF_FAMILY: dict[str, dict[str, dict[str, Any]]] = {
+    "SmolLM3": {
+        "other layers without rotation": {"no_rope_layers": [1, 0, 1, 1, 0, 1, 1]},
+        "no layer without rotation": {"no_rope_layers": None, "no_rope_layer_interval": 8},
+    },
+    "Granite": {
+        "other factors": {
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.25,
+            "attention_multiplier": 0.5,
+            "logits_scaling": 8.0,
+        }
+    },
+    "Exaone4": {"a pattern in letters": {"sliding_window_pattern": "LLG"}},
+}
+ALIKE = ("SeedOss", "Ernie4_5", "Gemma", "Olmo2", "Granite", "Glm")
+"""Classes whose config differs from Llama's in its defaults and in what CHANGES_OF_FAMILY has."""
+
+
+def cases() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the class and the changes of each case, by its name."""
+    few = {name: CHANGES[name] for name in ("as it is", "larger heads")}
+    return {
+        f"{family}-{name}": (family, changes)
+        for family in CLASSES
+        for name, changes in ((few if family in ALIKE else CHANGES) | CHANGES_OF_FAMILY.get(family, {})).items()
+    }
 
 
 def numbers_of_transformers(config: Any) -> dict[str, Any]:
@@ -42,11 +81,14 @@ def numbers_of_transformers(config: Any) -> dict[str, Any]:
     full = rope.get("full_attention", rope)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     types = getattr(config, "layer_types", None)
-    window = None if config.model_type == "llama" else config.sliding_window
+    window = config.sliding_window if config.model_type in WINDOWED else None
+    if config.model_type == "smollm3" and not config.use_sliding_window:
+        window = None
     if types is None:
         types = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
     windowed = tuple(kind == "sliding_attention" for kind in types)
-    if not window or not any(windowed) or (window >= config.max_position_embeddings and "full_attention" not in rope):
+    matters = "full_attention" in rope or config.model_type == "exaone4"
+    if not window or not any(windowed) or (window >= config.max_position_embeddings and not matters):
         window, windowed = None, ()
     numbers = {
         "num_layers": config.num_hidden_layers,
@@ -66,11 +108,26 @@ def numbers_of_transformers(config: Any) -> dict[str, Any]:
         "layer_uses_sliding_window": windowed,
         "attention_logit_cap": getattr(config, "attn_logit_softcapping", None),
         "final_logit_cap": getattr(config, "final_logit_softcapping", None),
-        "query_scale": getattr(config, "query_pre_attn_scalar", head_size) ** -0.5,
+        "query_scale": getattr(
+            config, "attention_multiplier", getattr(config, "query_pre_attn_scalar", head_size) ** -0.5
+        ),
+        "residual_scale": getattr(config, "residual_multiplier", 1.0),
+        "logit_scale": 1 / getattr(config, "logits_scaling", 1.0),
+        "layer_is_rotated": rotated_layers(config, windowed),
         "rope_theta_local": float(rope["sliding_attention"]["rope_theta"]) if "sliding_attention" in rope else None,
         "rotary_size": int(head_size * full.get("partial_rotary_factor", 1.0)),
     }
     return numbers
+
+
+def rotated_layers(config: Any, windowed: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Return the flags of `layer_is_rotated`, as the attention of transformers' class decides for each layer."""
+    match config.model_type:
+        case "smollm3":
+            return () if all(config.no_rope_layers) else tuple(map(bool, config.no_rope_layers))
+        case "exaone4":
+            return windowed
+    return ()
 
 
 def numbers_of_ours(config: ModelConfig) -> dict[str, Any]:
@@ -78,7 +135,8 @@ def numbers_of_ours(config: ModelConfig) -> dict[str, Any]:
     names = (
         *("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_size", "vocab_size"),
         *("max_position", "rms_norm_eps", "tie_word_embeddings", "rope_theta", "sliding_window", "rope_theta_local"),
-        *("layer_uses_sliding_window", "attention_logit_cap", "final_logit_cap"),
+        *("layer_uses_sliding_window", "attention_logit_cap", "final_logit_cap", "residual_scale"),
+        *("logit_scale", "layer_is_rotated"),
     )
     return {name: getattr(config, name) for name in names} | {
         "rope_factor": scaling.factor if scaling else None,
@@ -92,8 +150,7 @@ def test_every_class_is_compared() -> None:
     assert set(CLASSES.values()) == set(HF_FAMILIES)
 
 
-@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize(("family", "changes"), cases().values(), ids=cases())
 def test_each_key_left_out(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     whole = json.loads(getattr(transformers, f"{family}Config")(**SIZES, pad_token_id=0).to_json_string())
     whole |= {"architectures": [CLASSES[family]], **changes}

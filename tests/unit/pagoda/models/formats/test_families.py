@@ -62,6 +62,20 @@ GEMMA3 = replace(
     rope_theta=1e6,
     rope_theta_local=10_000.0,
 )
+WIDE_NORMS: dict[str, Any] = {"qk_norm": True, "qk_norm_spans_heads": True}
+THREE_OF_FOUR = (True, True, True, False, True, True, True)
+GRANITE = replace(
+    BASE, architecture="granite", embedding_scale=12.0, residual_scale=0.25, query_scale=0.5, logit_scale=0.125
+)
+OLMO3 = replace(BASE, architecture="olmo2", sliding_window=64, layer_uses_sliding_window=THREE_OF_FOUR, **WIDE_NORMS)
+EXAONE4 = replace(
+    BASE,
+    architecture="exaone4",
+    qk_norm=True,
+    sliding_window=64,
+    layer_uses_sliding_window=THREE_OF_FOUR,
+    layer_is_rotated=THREE_OF_FOUR,
+)
 OF_HUGGING_FACE: dict[str, Any] = {"norm_weight_offset": 1.0, "query_scale": 0.25}
 
 
@@ -116,6 +130,67 @@ def write_config(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
             "Phi3",
             {"pad_token_id": 0, "sliding_window": 64, "rope_parameters": {"partial_rotary_factor": 0.75}},
             replace(BASE, architecture="phi3", rms_norm_eps=1e-5, rotary_size=6, has_joined_qkv=True, **WINDOWED),
+        ),
+        (
+            "SmolLM3",
+            {},
+            replace(
+                BASE,
+                architecture="smollm3",
+                rope_theta=2e6,
+                tie_word_embeddings=True,
+                layer_is_rotated=THREE_OF_FOUR,
+            ),
+        ),
+        (
+            "SmolLM3",
+            {"no_rope_layers": [1] * 7, "use_sliding_window": True, "sliding_window": 64},
+            replace(BASE, architecture="smollm3", rope_theta=2e6, tie_word_embeddings=True),
+        ),
+        ("Granite", {}, replace(BASE, architecture="granite", query_scale=1.0)),
+        (
+            "Granite",
+            {
+                "embedding_multiplier": 12,
+                "residual_multiplier": 0.25,
+                "attention_multiplier": 0.5,
+                "logits_scaling": 8,
+            },
+            GRANITE,
+        ),
+        ("SeedOss", {"head_dim": 8}, replace(BASE, architecture="seed_oss")),
+        (
+            "Ernie4_5",
+            {"head_dim": 8, "tie_word_embeddings": False},
+            replace(BASE, architecture="ernie4_5", rms_norm_eps=1e-5, rope_theta=5e5),
+        ),
+        (
+            "Gemma",
+            {"head_dim": 16, "hidden_act": "gelu"},
+            replace(GEMMA, architecture="gemma", sliding_window=None, norm_weight_offset=1.0),
+        ),
+        ("Olmo2", {}, replace(BASE, architecture="olmo2", rms_norm_eps=1e-5, **WIDE_NORMS)),
+        (
+            "Olmo3",
+            {"sliding_window": 64},
+            replace(OLMO3, rms_norm_eps=1e-5, rope_theta=5e5, rope_theta_local=5e5),
+        ),
+        (
+            "Olmo3",
+            {"sliding_window": 64, "layer_types": ["full_attention"] * 7},
+            replace(BASE, architecture="olmo2", rms_norm_eps=1e-5, rope_theta=5e5, rope_theta_local=5e5, **WIDE_NORMS),
+        ),
+        ("Exaone4", {"sliding_window": 64}, replace(EXAONE4, rms_norm_eps=1e-5)),
+        (
+            "Exaone4",
+            {"sliding_window": None, "layer_types": ["full_attention"] * 7},
+            replace(BASE, architecture="exaone4", qk_norm=True, rms_norm_eps=1e-5),
+        ),
+        ("Glm", {"head_dim": 8}, replace(BASE, architecture="chatglm", rms_norm_eps=1.5625e-7, rotary_size=4)),
+        (
+            "Glm4",
+            {"head_dim": 8, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}},
+            replace(BASE, architecture="glm4", rms_norm_eps=1.5625e-7, rotary_size=6),
         ),
     ],
 )
@@ -175,6 +250,15 @@ def test_config_that_transformers_fills_in(tmp_path: Path) -> None:
         ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5; only 1.0"),
         ("Mistral", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping = 30.0"),
         ("Qwen3", {"num_experts": 8}, "num_experts = 8"),
+        ("SmolLM3", {"no_rope_layers": [1, 0]}, "no_rope_layers .* must have a 0 or 1 for each layer"),
+        ("SmolLM3", {"no_rope_layers": [2] * 7}, "no_rope_layers .* must have a 0 or 1 for each layer"),
+        ("Granite", {"residual_multiplier": 0}, "'residual_multiplier' .* must be a positive number"),
+        ("Gemma", {"hidden_act": "silu"}, "hidden_act = 'silu'; only 'gelu_pytorch_tanh'"),
+        ("Gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("Olmo2", {"clip_qkv": 8.0}, "clip_qkv = 8.0"),
+        ("Olmo3", {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}}, "rope_type = 'yarn'"),
+        ("Exaone4", {"sliding_window_pattern": "LXG"}, "must be a period or letters L and G .got 'LXG'"),
+        ("Glm4", {"rope_parameters": {"partial_rotary_factor": 0.9}}, "partial_rotary_factor must be .* even"),
     ],
 )
 def test_refused_by_name(family: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -207,7 +291,13 @@ def read_gguf(path: Path, architecture: str, *, tied: bool = False, head_size: i
     writer.add_value_length(head_size)
     writer.add_layer_norm_rms_eps(1e-6)
     for key, value in values.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+        add = {
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+            list: writer.add_array,
+        }
         add[type(value)](f"{architecture}.{key.replace('__', '.')}", value)
     writer.add_tensor("token_embd.weight", np.zeros((96, 32), dtype=np.float32))
     if not tied:
@@ -225,6 +315,12 @@ GEMMA2_KEYS: dict[str, Any] = {
     "attention__sliding_window": 64,
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
+}
+GRANITE_KEYS: dict[str, Any] = {
+    "embedding_scale": 12.0,
+    "residual_scale": 0.25,
+    "attention__scale": 0.5,
+    "logit_scale": 8.0,
 }
 GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base": 1e6}
 
@@ -279,6 +375,30 @@ GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base
             {**GEMMA3_KEYS, "attention__sliding_window_pattern": [True, False, False, True, True, True, False]},
             replace(GEMMA3, layer_uses_sliding_window=(True, False, False, True, True, True, False)),
         ),
+        (
+            "smollm3",
+            {"rope__freq_base": 2e6},
+            replace(BASE, architecture="smollm3", rope_theta=2e6, layer_is_rotated=THREE_OF_FOUR),
+        ),
+        ("granite", GRANITE_KEYS, GRANITE),
+        (
+            "granite",
+            {"logit_scale": 1.0, "rope__scaling__finetuned": False},
+            replace(BASE, architecture="granite", layer_is_rotated=(False,) * 7),
+        ),
+        ("seed_oss", {}, replace(BASE, architecture="seed_oss")),
+        ("ernie4_5", {}, replace(BASE, architecture="ernie4_5")),
+        ("gemma", {}, replace(GEMMA, architecture="gemma", sliding_window=None)),
+        ("olmo2", {}, replace(BASE, architecture="olmo2", **WIDE_NORMS)),
+        (
+            "olmo2",
+            {"attention__sliding_window": 64, "rope__freq_base": 5e5},
+            replace(OLMO3, rope_theta=5e5, rope_theta_local=5e5),
+        ),
+        ("exaone4", {}, replace(BASE, architecture="exaone4", qk_norm=True)),
+        ("exaone4", {"attention__sliding_window": 64}, EXAONE4),
+        ("chatglm", {"rope__dimension_count": 4}, replace(BASE, architecture="chatglm", rotary_size=4)),
+        ("glm4", {"rope__dimension_count": 6}, replace(BASE, architecture="glm4", rotary_size=6)),
     ],
 )
 def test_metadata_of_gguf(architecture: str, values: dict[str, Any], expected: ModelConfig, tmp_path: Path) -> None:
@@ -333,6 +453,15 @@ def test_metadata_that_cannot_be(values: dict[str, Any], message: str, tmp_path:
 def test_numbers_of_other_families_are_refused_by_name(values: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match=message):
         read_gguf(tmp_path / "m.gguf", "llama", **values)
+
+
+def test_numbers_that_a_family_needs(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match=r"lacks 'granite\.logit_scale'"):
+        read_gguf(tmp_path / "m.gguf", "granite")
+    with pytest.raises(ModelFormatError, match=r"rope\.dimension_sections\) is not supported"):
+        read_gguf(tmp_path / "m.gguf", "glm4", rope__dimension_sections=[2, 1, 1, 0])
+    with pytest.raises(ModelFormatError, match=r"smollm3\.attention\.sliding_window = 64"):
+        read_gguf(tmp_path / "m.gguf", "smollm3", attention__sliding_window=64)
 
 
 def test_one_number_for_each_layer(tmp_path: Path) -> None:
