@@ -96,6 +96,12 @@ class ModelConfig:
     """Factor of the logits, before they are capped."""
     has_joined_qkv: bool = False
     """True if the checkpoint has queries, keys and values as one matrix."""
+    query_growth: float = 0.0
+    """Growth of queries with their position, as in Llama 4: factor 1 + query_growth * ln(1 + position // query_growth_length)."""
+    query_growth_length: int = 0
+    """Number of positions after which the factor of the queries grows."""
+    is_text_part: bool = False
+    """True for the text part of a multimodal checkpoint of Hugging Face. Its tensors have a prefix; other parts are not read."""
 
     def rotates(self, layer: int) -> bool:
         """Return True if a layer rotates its queries and keys."""

@@ -70,6 +70,26 @@ FAMILIES: Mapping[str, TinyFamily] = {
         metadata={"attention.sliding_window": WINDOW},
         has_interleaved_rope=True,
     ),
+    "ministral3": TinyFamily(
+        name="Ministral3",
+        architecture="mistral3",
+        config=_rope(
+            rope_type="yarn",
+            factor=8.0,
+            original_max_position_embeddings=32,
+            mscale=1.0,
+            mscale_all_dim=0.5,
+            llama_4_scaling_beta=0.3,
+        ),
+        metadata={
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 32,
+            "rope.scaling.yarn_log_multiplier": 0.5,
+            "attention.temperature_scale": 0.3,
+        },
+        has_interleaved_rope=True,
+    ),
     "qwen2": TinyFamily(
         name="Qwen2",
         architecture="qwen2",

@@ -49,8 +49,11 @@ class Attention:
         if self._qk_norms:
             heads = [self._norm(x_TNH, weight) for x_TNH, weight in zip(heads, self._qk_norms, strict=True)]
         if self._rotates:
-            heads = [kernels.rope(x_TNH, rotation.cos_TH, rotation.sin_TH) for x_TNH in heads]
-        q_TNH, k_TNH = heads if self._norm_spans_heads else heads[0].tensor_split([num_heads], dim=1)
+            if rotation.of_queries is not None and len(heads) == 1:
+                heads = list(heads[0].tensor_split([num_heads], dim=1))
+            rotations = (rotation.of_queries or rotation, rotation)
+            heads = [kernels.rope(x_TNH, r.cos_TH, r.sin_TH) for x_TNH, r in zip(heads, rotations, strict=False)]
+        q_TNH, k_TNH = heads if len(heads) == 2 else heads[0].tensor_split([num_heads], dim=1)
         kernels.write_kv(kv, k_TNH, v_TNH, batch)
         out_TNH = kernels.attention(q_TNH, kv, batch, self._scale, self._window, self._logit_cap)
         return kernels.linear(out_TNH.flatten(1), self._o)

@@ -38,6 +38,21 @@ class Rotation:
 
     cos_TH: torch.Tensor
     sin_TH: torch.Tensor
+    of_queries: "Rotation | None" = None
+    """Rotation of the queries if theirs differs from the keys'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Factors of queries that grow with their position: 1 + share * ln(1 + position // length)."""
+
+    share: float
+    length: int
+
+    def factors(self, positions: slice) -> torch.Tensor:
+        """Return float32 [P, 1]."""
+        counts = (position // self.length for position in range(positions.start, positions.stop))
+        return torch.tensor([1 + self.share * math.log1p(count) for count in counts], dtype=torch.float32)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +69,12 @@ class RopeTable:
         num_positions: int,
         device: torch.device,
         attention_factor: float = 1.0,
+        growth: Growth | None = None,
         shorter: Self | None = None,
     ) -> Self:
         """Compute the table. Cosines and sines are multiplied by `attention_factor`, which YaRN and longrope have.
 
+        They are also multiplied by the growth of each position, if there is one.
         The rows of `shorter`, a table of the same frequencies, are copied.
         """
         cos_PH, sin_PH = torch.empty(2, num_positions, 2 * len(frequencies), device=device).unbind()
@@ -69,7 +86,8 @@ class RopeTable:
             some = slice(first, min(first + POSITIONS_PER_PASS, num_positions))
             # The angle is a float32 product, as it was when these models were trained.
             angles = torch.arange(some.start, some.stop, dtype=torch.float32)[:, None] * frequencies
-            cos, sin = (part * attention_factor for part in cos_sin(angles.double()))
+            factors = attention_factor if growth is None else attention_factor * growth.factors(some)
+            cos, sin = (part * factors for part in cos_sin(angles.double()))
             cos_PH[some], sin_PH[some] = torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
         return cls(cos_PH, sin_PH)
 

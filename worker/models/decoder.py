@@ -15,7 +15,8 @@ from pagoda.models.model import ModelConfig
 from worker.errors import StepError
 from worker.kernels.interface import Kernels, LayerKV, LinearWeight
 from worker.kernels.step_batch import StepBatch
-from worker.layers.rope import RopeTable, Rotation, first_length, next_length, rope_frequencies
+from worker.layers.rope import Rotation, first_length, next_length
+from worker.layers.rotations import Rotations
 from worker.layers.source import LayerSource
 from worker.weights.checkpoint import Weights
 from worker.weights.linear_format import StoredWeight
@@ -38,8 +39,8 @@ class DecoderModel:
         self._kernels = kernels
         self._embedding = kernels.pack_embedding(self._take_matrix(weights, "embedding.weight"))
         weights.release("embedding.weight")
-        self._num_positions = first_length(config.rotary_size or config.head_size, config.max_position)
-        self._rope, self._local_rope = _rope_tables(config, self._num_positions, kernels.device)
+        num_positions = first_length(config.rotary_size or config.head_size, config.max_position)
+        self._rotations = Rotations.make(config, num_positions, kernels.device)
         for name in ("rope_factors", "rope_factors_long", "rope_factors_short"):
             weights.drop(name)  # The configuration has the same numbers.
         self._layers = [
@@ -54,8 +55,7 @@ class DecoderModel:
     @property
     def weights_bytes(self) -> int:
         outer = self._embedding.num_bytes + self._final_norm_D.nbytes + self._output.num_bytes
-        tables = self._rope.num_bytes + (0 if self._local_rope is None else self._local_rope.num_bytes)
-        return outer + tables + sum(layer.num_bytes for layer in self._layers)
+        return outer + self._rotations.num_bytes + sum(layer.num_bytes for layer in self._layers)
 
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         """Write the step's keys and values into `kv`, one per layer, and return float32 logits [R, V] of the sampled rows.
@@ -66,7 +66,7 @@ class DecoderModel:
         if longest > self.config.max_position:
             # Kernels read a position's rotation from a table, and not all of them check its end.
             raise StepError(f"a sequence has {longest} tokens, but the model's maximum is {self.config.max_position}")
-        if longest > self._num_positions:
+        if longest > self._rotations.num_positions:
             self._make_positions(next_length(longest, self.config.max_position))
         return self._prepared(batch.to(self._kernels.device), kv)
 
@@ -75,7 +75,8 @@ class DecoderModel:
         x_TD = kernels.embed(self._embedding, batch.token_ids_T)
         if config.embedding_scale != 1.0:
             x_TD = kernels.scale(x_TD, config.embedding_scale)
-        for layer, rotation, layer_kv in zip(self._layers, self._rotations(batch), kv, strict=True):
+        rotations = self._rotations.of_layers(kernels, config, batch.positions_T)
+        for layer, rotation, layer_kv in zip(self._layers, rotations, kv, strict=True):
             x_TD = layer.forward(x_TD, rotation, layer_kv, batch)
         x_RD = kernels.gather_rows(x_TD, batch.sample_rows_R)
         logits_RV = kernels.linear(kernels.rms_norm(x_RD, self._final_norm_D, config.rms_norm_eps), self._output)
@@ -88,18 +89,8 @@ class DecoderModel:
 
         The prepared function is made again, because it holds the addresses of the old tables.
         """
-        device = self._kernels.device
-        self._rope, self._local_rope = _rope_tables(self.config, num_positions, device, self._rope, self._local_rope)
-        self._num_positions = num_positions
+        self._rotations = Rotations.make(self.config, num_positions, self._kernels.device, self._rotations)
         self._prepared = self._kernels.prepare(self._forward)
-
-    def _rotations(self, batch: StepBatch) -> Sequence[Rotation]:
-        """Return the rotation of each layer."""
-        everywhere = self._rope.rotation(self._kernels, batch.positions_T)
-        if self._local_rope is None:
-            return [everywhere] * len(self._layers)
-        local = self._local_rope.rotation(self._kernels, batch.positions_T)
-        return [local if is_local else everywhere for is_local in self.config.layer_uses_sliding_window]
 
     def _take_output(self, weights: Weights) -> LinearWeight:
         if not self.config.tie_word_embeddings:
@@ -111,24 +102,3 @@ class DecoderModel:
 
     def _take_matrix(self, weights: Weights, name: str) -> StoredWeight:
         return weights.take_matrix(name, (self.config.vocab_size, self.config.hidden_size))
-
-
-def _rope_tables(
-    config: ModelConfig,
-    length: int,
-    device: torch.device,
-    shorter: RopeTable | None = None,
-    shorter_local: RopeTable | None = None,
-) -> tuple[RopeTable, RopeTable | None]:
-    """Return the table of all layers, and the table of those with a sliding window if theirs differs.
-
-    The rows of shorter tables are used again.
-    """
-    size, scaling = config.rotary_size or config.head_size, config.rope_scaling
-    frequencies = rope_frequencies(size, config.rope_theta, scaling, config.max_position)
-    factor = 1.0 if scaling is None else scaling.attention_factor
-    everywhere = RopeTable.make(frequencies, length, device, factor, shorter)
-    if config.rope_theta_local is None or not any(config.layer_uses_sliding_window):
-        return everywhere, None
-    local = rope_frequencies(size, config.rope_theta_local)
-    return everywhere, RopeTable.make(local, length, device, shorter=shorter_local)

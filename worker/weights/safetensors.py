@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pagoda.models.formats.safetensors_file import DTYPE_BYTES, read_all_tensors, weight_files
-from pagoda.models.formats.tensor_names import map_names, safetensors_names
+from pagoda.models.formats.tensor_names import map_safetensors_names
 from pagoda.models.model import ModelConfig, ModelFormat
 from worker.weights.checkpoint import WeightsError
 from worker.weights.linear_format import StoredWeight, stored
@@ -20,7 +20,7 @@ class SafetensorsCheckpoint:
         self._config = config
         self._path_of = {name: path for path in weight_files(directory) for name in _names(path)}
         self._tensors = read_all_tensors(directory)
-        self.names, self.unknown = map_names(list(self._path_of), safetensors_names(config.architecture))
+        self.names, self.unknown = map_safetensors_names(self._path_of, config)
 
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor as float32. The file is opened for each tensor, since an open file keeps what was read in memory."""

@@ -12,6 +12,7 @@ from pagoda.models.formats.gguf_tokens import read_tokens
 from pagoda.models.formats.recommended import read_generation_config, read_gguf_sampling
 from pagoda.models.formats.rope_scaling import check_rope
 from pagoda.models.formats.safetensors_file import read_all_tensors, weight_files
+from pagoda.models.formats.text_part import text_tensor
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 CHECKPOINT_FILES = (
@@ -85,7 +86,13 @@ def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
 
 def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Model:
     config = hf_config.read_config(path)
-    tensors = list(read_all_tensors(path).values())
+    stored = read_all_tensors(path)
+    if config.is_text_part:
+        stored = {name: tensor for name, tensor in stored.items() if text_tensor(name) is not None}
+        # The embedding also computes the output if there is no tensor for that, whatever the configuration states.
+        has_output = any(text_tensor(name) == "lm_head.weight" for name in stored)
+        config = replace(config, tie_word_embeddings=not has_output)
+    tensors = list(stored.values())
     if not tensors:
         raise ModelFormatError(f"{path} has no tensors")
     return Model(

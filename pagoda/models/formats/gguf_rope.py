@@ -18,6 +18,8 @@ ROPE_FACTORS = "rope_freqs.weight"
 LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 FACTOR_TENSORS = (ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS)
 TYPES = ("none", "linear", "yarn", "longrope")
+WITH_LOG_MULTIPLIER = ("mistral3.",)
+"""Architectures for which llama.cpp reads transformers' `mscale_all_dim`, with 1 for `mscale`."""
 READ_ONLY_BY_YARN = {
     "yarn_ext_factor": -1.0,
     "yarn_attn_factor": 1.0,
@@ -62,9 +64,13 @@ def read_rope_scaling(file: GGUFFile, prefix: str, rope_theta: float, rotary_siz
 def _yarn(metadata: Mapping[str, Any], prefix: str, factor: float) -> RopeScaling:
     keys = f"{prefix}rope.scaling."
     usual = yarn_attention_factor(factor)
+    if prefix in WITH_LOG_MULTIPLIER:
+        multiplier = values.optional_number(metadata, f"{keys}yarn_log_multiplier") or 0.0
+        usual = yarn_attention_factor(factor, 1.0, multiplier)
+    else:
+        values.require(metadata, f"{keys}yarn_log_multiplier", 0.0)
     if metadata.get(f"{keys}yarn_ext_factor", 1.0) > 0:
         values.require(metadata, f"{keys}yarn_ext_factor", 1.0)
-    values.require(metadata, f"{keys}yarn_log_multiplier", 0.0)
     # llama.cpp computes the factor whatever the file states, so another one has no clear meaning.
     stated = values.number(metadata, f"{keys}yarn_attn_factor", 1.0)
     if stated != 1.0 and not close(stated, usual):

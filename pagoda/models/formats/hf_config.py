@@ -15,6 +15,7 @@ from pagoda.models.formats.families.tables import HF_FAMILIES
 from pagoda.models.formats.hf_rope import read_rope
 from pagoda.models.formats.rope_scaling import extended_max_position
 from pagoda.models.formats.safetensors_file import read_json
+from pagoda.models.formats.text_part import WRAPPERS, is_wrapper, text_content
 from pagoda.models.model import ModelConfig
 
 UNUSUAL_NUMBERS: Mapping[str, Any] = {
@@ -38,7 +39,8 @@ def read_config(directory: Path) -> ModelConfig:
     path = directory / "config.json"
     if not path.exists():
         raise ModelFormatError(f"{directory} has no config.json")
-    content = read_json(path)
+    whole = read_json(path)
+    content = text_content(whole)
     family = _family(content)
     config = {**family.defaults, **content}
     for key, usual in UNUSUAL_NUMBERS.items():
@@ -66,12 +68,12 @@ def read_config(directory: Path) -> ModelConfig:
         rope_scaling=rope_scaling,
         tie_word_embeddings=config.get("tie_word_embeddings") is True,
     )
-    return replace(described, **family.fields(described, config))
+    return replace(described, **family.fields(described, config), is_text_part=is_wrapper(whole))
 
 
 def read_biases(directory: Path) -> frozenset[str]:
     """Return Pagoda's names of the linear layers that have a bias in transformers' class."""
-    content = read_json(directory / "config.json")
+    content = text_content(read_json(directory / "config.json"))
     family = _family(content)
     config = {**family.defaults, **content}
     return family.biases.union(*(linears for key, linears in family.bias_settings.items() if config.get(key) is True))
@@ -91,6 +93,6 @@ def _family(config: Mapping[str, Any]) -> Family:
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in HF_FAMILIES:
         raise ModelFormatError(
-            f"architecture {name!r} is not supported (supported for Hugging Face: {', '.join(HF_FAMILIES)})"
+            f"architecture {name!r} is not supported (supported for Hugging Face: {', '.join([*HF_FAMILIES, *WRAPPERS])})"
         )
     return HF_FAMILIES[name]

@@ -14,7 +14,12 @@ from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.gguf_tokens import token_metadata
 from pagoda.models.formats.hf_config import read_biases
 from pagoda.models.formats.safetensors_file import read_all_tensors
-from pagoda.models.formats.tensor_names import gguf_names, map_names, safetensors_names
+from pagoda.models.formats.tensor_names import (
+    gguf_names,
+    map_names,
+    map_safetensors_names,
+    safetensors_names,
+)
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 READABLE_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -34,7 +39,7 @@ def check_tensors(model: Model) -> None:
     is_gguf = model.format is ModelFormat.GGUF
     stored = _gguf_tensors(model.path) if is_gguf else _safetensors(model.path)
     table = (gguf_names if is_gguf else safetensors_names)(model.config.architecture)
-    known, unknown = map_names(list(stored), table)
+    known, unknown = map_names(stored, table) if is_gguf else map_safetensors_names(stored, model.config)
     spelled_of = {ours: spelled for spelled, ours in table.items()}
     expected = dict(_matrices_and_norms(model.config))
     biases = dict(_biases(model.config))

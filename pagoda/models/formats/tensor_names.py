@@ -5,10 +5,12 @@ a family has, or uses for another tensor than the others, are in families/, and 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pagoda.models.formats.families.layer_tensors import full_names
 from pagoda.models.formats.families.tables import TENSORS
+from pagoda.models.formats.text_part import text_tensor
+from pagoda.models.model import ModelConfig
 
 GGUF_NAMES: Mapping[str, str] = {
     "token_embd.weight": "embedding.weight",
@@ -73,11 +75,21 @@ def gguf_names(architecture: str) -> Mapping[str, str]:
     return {**GGUF_NAMES, **dict(full_names("blk", TENSORS[architecture].gguf))}
 
 
+def map_safetensors_names(spelled: Iterable[str], config: ModelConfig) -> tuple[dict[str, str], list[str]]:
+    """Return `map_names` of a Hugging Face checkpoint. Other parts of a multimodal checkpoint than its text are left out."""
+    table = safetensors_names(config.architecture)
+    if not config.is_text_part:
+        return map_names(spelled, table)
+    spelled_of = {plain: name for name in spelled if (plain := text_tensor(name)) is not None}
+    known, unknown = map_names(spelled_of, table)
+    return {ours: spelled_of[plain] for ours, plain in known.items()}, [spelled_of[plain] for plain in unknown]
+
+
 def safetensors_names(architecture: str) -> Mapping[str, str]:
     return {**SAFETENSORS_NAMES, **dict(full_names("model.layers", TENSORS[architecture].safetensors))}
 
 
-def map_names(spelled: list[str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def map_names(spelled: Iterable[str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return a map from Pagoda's name of each tensor to the checkpoint's, and the names that are not in the table."""
     known, unknown = {}, []
     for name in spelled:

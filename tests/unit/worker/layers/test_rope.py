@@ -46,6 +46,6 @@ def test_each_position_has_the_same_rotation_in_each_table() -> None:
 def test_a_longer_table_has_the_rows_of_a_shorter_one() -> None:
     frequencies, cpu = rope_frequencies(16, 10_000.0), torch.device("cpu")
     shorter = RopeTable.make(frequencies, 1500, cpu, 1.25)
-    grown, whole = (RopeTable.make(frequencies, 5000, cpu, 1.25, known) for known in (shorter, None))
+    grown, whole = (RopeTable.make(frequencies, 5000, cpu, 1.25, shorter=known) for known in (shorter, None))
     assert torch.equal(grown.cos_PH, whole.cos_PH)
     assert torch.equal(grown.sin_PH, whole.sin_PH)

@@ -15,6 +15,7 @@ from tests.unit.pagoda.models.formats.test_families import SIZES
 CLASSES = {
     "Llama": "LlamaForCausalLM",
     "Mistral": "MistralForCausalLM",
+    "Ministral3": "Ministral3ForCausalLM",
     "Qwen2": "Qwen2ForCausalLM",
     "Qwen3": "Qwen3ForCausalLM",
     "Gemma2": "Gemma2ForCausalLM",
@@ -42,6 +43,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "llama 3": {
         "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     },
+    "yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256}},
     "tied": {"tie_word_embeddings": True},
     "not tied": {"tie_word_embeddings": False},
     "larger heads": {"head_dim": 32},
@@ -90,6 +92,9 @@ def numbers_of_transformers(config: Any) -> dict[str, Any]:
     matters = "full_attention" in rope or config.model_type == "exaone4"
     if not window or not any(windowed) or (window >= config.max_position_embeddings and not matters):
         window, windowed = None, ()
+    is_extended = full["rope_type"] in ("yarn", "dynamic")
+    extended = full["factor"] * full.get("original_max_position_embeddings", 512) if is_extended else 0
+    has_original = full["rope_type"] in ("llama3", "yarn")
     numbers = {
         "num_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
@@ -98,12 +103,12 @@ def numbers_of_transformers(config: Any) -> dict[str, Any]:
         "num_kv_heads": config.num_key_value_heads,
         "head_size": head_size,
         "vocab_size": config.vocab_size,
-        "max_position": config.max_position_embeddings,
+        "max_position": max(config.max_position_embeddings, extended),
         "rms_norm_eps": config.rms_norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         "rope_theta": float(full["rope_theta"]),
         "rope_factor": None if full.get("factor", 1.0) == 1.0 else full["factor"],
-        "rope_original": full["original_max_position_embeddings"] if full["rope_type"] == "llama3" else None,
+        "rope_original": full["original_max_position_embeddings"] if has_original else None,
         "sliding_window": window,
         "layer_uses_sliding_window": windowed,
         "attention_logit_cap": getattr(config, "attn_logit_softcapping", None),
@@ -140,7 +145,7 @@ def numbers_of_ours(config: ModelConfig) -> dict[str, Any]:
     )
     return {name: getattr(config, name) for name in names} | {
         "rope_factor": scaling.factor if scaling else None,
-        "rope_original": scaling.original_max_position if scaling and scaling.rope_type == "llama3" else None,
+        "rope_original": scaling.original_max_position if scaling and scaling.rope_type in ("llama3", "yarn") else None,
         "query_scale": config.query_scale or config.head_size**-0.5,
         "rotary_size": config.rotary_size or config.head_size,
     }

@@ -14,6 +14,7 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import gguf_config, hf_config
 from pagoda.models.formats.families.tables import GGUF_FAMILIES, HF_FAMILIES
 from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.text_part import WRAPPERS
 from pagoda.models.model import ModelConfig, RopeScaling
 
 SIZES: dict[str, Any] = {
@@ -269,7 +270,7 @@ def test_refused_by_name(family: str, change: dict[str, Any], message: str, tmp_
 
 def test_unknown_class_is_told_the_known(tmp_path: Path) -> None:
     save_config(tmp_path, "Mixtral")
-    known = ", ".join(HF_FAMILIES)
+    known = ", ".join([*HF_FAMILIES, *WRAPPERS])
     with pytest.raises(
         ModelFormatError, match=rf"'MixtralForCausalLM' is not supported \(supported for Hugging Face: {known}\)"
     ):
