@@ -28,7 +28,7 @@ SIGLIP = {
 CLIP = {**SIGLIP, "model_type": "clip_vision_model", "projection_dim": 16}
 PIXTRAL = {**SIGLIP, "model_type": "pixtral", "head_dim": 8}
 IDEFICS3 = {**SIGLIP, "model_type": "idefics3_vision"}
-CASES = {
+CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "gemma3": ("Gemma3", "gemma3", {"model_type": "gemma3_text"}, {"vision_config": SIGLIP, "mm_tokens_per_image": 4}),
     "mistral3": ("Mistral3", "mistral", {"model_type": "mistral"}, {"vision_config": PIXTRAL}),
     "ministral3": ("Mistral3", "ministral3", {"model_type": "ministral3"}, {"vision_config": PIXTRAL}),
