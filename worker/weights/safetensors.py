@@ -2,64 +2,74 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from pagoda.models.formats.safetensors_file import DTYPE_BYTES, read_all_tensors, weight_files
+from pagoda.models.formats.mapped_file import forget, map_file
+from pagoda.models.formats.safetensors_file import read_all_tensors
 from pagoda.models.formats.tensor_names import map_safetensors_names
 from pagoda.models.model import ModelConfig, ModelFormat
 from worker.weights.checkpoint import WeightsError
 from worker.weights.linear_format import StoredWeight, stored
 from worker.weights.row_order import row_order
 
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
 
 class SafetensorsCheckpoint:
     def __init__(self, directory: Path, config: ModelConfig) -> None:
         self._config = config
-        self._path_of = {name: path for path in weight_files(directory) for name in _names(path)}
         self._tensors = read_all_tensors(directory)
-        self.names, self.unknown = map_safetensors_names(self._path_of, config)
+        self._mapped = {path: map_file(path) for path in {tensor.path for tensor in self._tensors.values()}}
+        self.names, self.unknown = map_safetensors_names(self._tensors, config)
 
     def read(self, name: str) -> torch.Tensor:
-        """Return the tensor as float32. The file is opened for each tensor, since an open file keeps what was read in memory."""
-        tensor = self._read(name).float()
+        tensor = self._view(name).to(torch.float32, copy=True)
+        self.forget(name)
         order = row_order(self._config, ModelFormat.SAFETENSORS, name, len(tensor)) if tensor.dim() else None
         return tensor if order is None else tensor[order]
 
     def read_matrix(self, name: str) -> StoredWeight:
-        tensor = self._read(name)
+        tensor = self._view(name)
         if tensor.dim() != 2:
             raise WeightsError(f"{self.names[name]!r} has shape {list(tensor.shape)}, but the model needs a matrix")
         order = row_order(self._config, ModelFormat.SAFETENSORS, name, len(tensor))
         return replace(stored(tensor), row_order_O=order)
 
     def num_bytes(self, name: str) -> int:
-        tensor = self._tensors[self.names[name]]
-        return tensor.num_parameters * DTYPE_BYTES[tensor.dtype]
+        return self._tensors[self.names[name]].num_bytes
 
     def forget(self, name: str) -> None:
-        """Do nothing: what was read is a copy."""
+        tensor = self._tensors[self.names[name]]
+        forget(self._mapped[tensor.path], tensor.offset, tensor.num_bytes)
 
     def close(self) -> None:
-        """Do nothing: no file stays open."""
+        for data in self._mapped.values():
+            data.release()
 
-    def _read(self, name: str) -> torch.Tensor:
-        spelled = self.names[name]
-        with _open(self._path_of[spelled]) as file:
-            tensor: torch.Tensor = file.get_tensor(spelled)
-        return tensor
-
-
-def _names(path: Path) -> list[str]:
-    with _open(path) as file:
-        names: list[str] = file.keys()
-    return names
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is damaged: {error}") from error
+    def _view(self, name: str) -> torch.Tensor:
+        """Return the tensor as a view of the mapped file."""
+        tensor = self._tensors[self.names[name]]
+        data = self._mapped[tensor.path][tensor.offset : tensor.offset + tensor.num_bytes]
+        if tensor.num_bytes == 0:
+            return torch.empty(tensor.shape)
+        dtype = DTYPES[tensor.dtype]
+        # The format aligns no tensor.
+        aligned = data if tensor.offset % dtype.itemsize == 0 else bytearray(data)
+        return torch.frombuffer(aligned, dtype=dtype).view(tensor.shape)

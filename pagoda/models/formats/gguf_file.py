@@ -5,10 +5,8 @@ of tensors. A file may be truncated, damaged or hostile. So every size and count
 used.
 """
 
-import mmap
 import struct
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -18,6 +16,7 @@ from typing import Any, Self
 
 from pagoda.models.formats.ggml_type import GGMLType
 from pagoda.models.formats.gguf_parts import NUM_TENSORS_KEY, GGUFError, check_num_tensors, check_place, part_files
+from pagoda.models.formats.mapped_file import forget, map_file
 
 __all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFPart", "GGUFTensor"]
 
@@ -97,11 +96,8 @@ class GGUFFile:
 
     def forget(self, name: str) -> None:
         """Free the memory that the tensor's pages take in this process. A later access reads them from the file again."""
-        tensor, mapped = self.tensors[name], self._data_of(name).obj
-        assert isinstance(mapped, mmap.mmap)
-        start = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        with suppress(AttributeError, OSError):  # If this fails, closing the file frees the memory.
-            mapped.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.num_bytes - start)
+        tensor = self.tensors[name]
+        forget(self._data_of(name), tensor.offset, tensor.num_bytes)
 
     def _data_of(self, name: str) -> memoryview:
         """Return the content of the file that has the tensor."""
@@ -132,7 +128,7 @@ class GGUFPart:
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises GGUFError."""
-        self.data = memoryview(_map_file(path))
+        self.data = _map_file(path)
         cursor = _Cursor(self.data)
         try:
             num_tensors, num_metadata = _read_header(cursor)
@@ -146,12 +142,10 @@ class GGUFPart:
         self.header_bytes = cursor.position
 
 
-def _map_file(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            raise GGUFError(f"{path}: the file is empty")
-        # Copy on write, because array libraries warn about read-only buffers. Nothing writes, so no page is copied.
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+def _map_file(path: Path) -> memoryview:
+    if path.stat().st_size == 0:
+        raise GGUFError(f"{path}: the file is empty")
+    return map_file(path)
 
 
 class _Cursor:

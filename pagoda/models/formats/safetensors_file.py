@@ -1,7 +1,6 @@
 """A reader of the headers of a safetensors checkpoint's files.
 
-The worker reads the weights with the safetensors library. This module needs no library, so that any process can describe a model
-and refuse a damaged one early. Pickles are never opened.
+It needs no library, so that any process can describe a model and refuse a damaged one early. Pickles are never opened.
 """
 
 import json
@@ -36,6 +35,13 @@ class SafetensorsTensor:
     dtype: str
     """Type in the format's spelling: "BF16", "F16", "F32"."""
     shape: tuple[int, ...]
+    path: Path
+    offset: int
+    """Position of the data from the start of the file."""
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_parameters * DTYPE_BYTES[self.dtype]
 
     @property
     def num_parameters(self) -> int:
@@ -112,21 +118,21 @@ def read_tensors(path: Path) -> Mapping[str, SafetensorsTensor]:
             raise ModelFormatError(f"{path} is truncated or not a safetensors file")
         header = _parse_json(file.read(header_bytes), path)
     header.pop("__metadata__", None)
-    return {name: _tensor(path, name, entry, size - 8 - header_bytes) for name, entry in header.items()}
+    return {name: _tensor(path, name, entry, 8 + header_bytes, size) for name, entry in header.items()}
 
 
-def _tensor(path: Path, name: str, entry: object, data_bytes: int) -> SafetensorsTensor:
+def _tensor(path: Path, name: str, entry: object, data_start: int, size: int) -> SafetensorsTensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if all(
             isinstance(length, int) and length >= 0 for length in shape
         ):
-            if not 0 <= start <= end <= data_bytes:
+            if not 0 <= start <= end <= size - data_start:
                 raise ModelFormatError(f"{path} is truncated: the tensor {name!r} ends past the end of the file")
             if prod(shape) * _dtype_bytes(path, name, dtype) != end - start:
                 raise ModelFormatError(
                     f"{path} is damaged: the size of the tensor {name!r} does not match {dtype} of shape {shape}"
                 )
-            return SafetensorsTensor(dtype=dtype, shape=tuple(shape))
+            return SafetensorsTensor(dtype=dtype, shape=tuple(shape), path=path, offset=data_start + start)
     raise ModelFormatError(f"{path} is damaged: its header does not describe the tensor {name!r}")
 
 

@@ -193,8 +193,28 @@ def test_truncated_safetensors_is_reported(tmp_path: Path) -> None:
     model = save_safetensors(make_llama(), tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="is damaged"):
+    with pytest.raises(ModelFormatError, match="is truncated"):
         load_model(model, ReferenceKernels())
+
+
+def test_safetensors_that_are_not_aligned_are_read(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    with open_checkpoint(model) as checkpoint:
+        expected = {name: checkpoint.read(name) for name in checkpoint.names}
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    for name in header.keys() - {"__metadata__"}:
+        header[name]["data_offsets"] = [offset + 1 for offset in header[name]["data_offsets"]]
+    changed = json.dumps(header).encode()
+    changed += b" " * (-len(changed) % 8)
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + b"x" + data[8 + size :])
+    with open_checkpoint(model) as checkpoint:
+        for name, tensor in expected.items():
+            assert torch.equal(checkpoint.read(name), tensor)
+            if tensor.dim() == 2:
+                assert torch.equal(checkpoint.read_matrix(name).dequantize(), tensor)
 
 
 def test_gguf_tensor_of_unreadable_type_is_named(tmp_path: Path) -> None:
