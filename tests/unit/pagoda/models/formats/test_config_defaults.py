@@ -32,7 +32,7 @@ CLASSES = {
     "Glm": "GlmForCausalLM",
     "Glm4": "Glm4ForCausalLM",
 }
-WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo3", "exaone4")
+WINDOWED = ("ministral3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo3", "exaone4")
 """Model types whose classes read `sliding_window`."""
 CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
