@@ -70,6 +70,8 @@ class ModelConfig:
     """True if an RMS norm is applied to each head of the queries and keys before they are rotated."""
     qk_norm_spans_heads: bool = False
     """True if that norm is over all heads of the queries together, and over all of the keys, not over each head."""
+    qk_norm_after_rotation: bool = False
+    """True if that norm is applied to rotated queries and keys, not before they are rotated."""
     query_scale: float | None = None
     """Factor of the attention scores. None for 1 / sqrt(head_size)."""
     rotary_size: int | None = None

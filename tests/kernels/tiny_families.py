@@ -170,6 +170,12 @@ FAMILIES: Mapping[str, TinyFamily] = {
         config={"use_bias": True, **_rope(rope_theta=500_000.0)},
         metadata={"rope.freq_base": 500_000.0},
     ),
+    "hunyuan": TinyFamily(
+        name="HunYuanDenseV1",
+        architecture="hunyuan-dense",
+        config=_rope(rope_type="dynamic", factor=1.0, alpha=1000.0),
+        metadata={"rope.freq_base": 10_000.0 * 1000.0 ** (16 / 14)},
+    ),
     "gemma": TinyFamily(name="Gemma", architecture="gemma", config=_rope(), norm_offset=1.0),
     "olmo2": TinyFamily(
         name="Olmo2",
@@ -279,17 +285,21 @@ def save_safetensors(model: Any, directory: Path) -> Model:
     return describe("tiny", directory, digest="0" * 64, size_bytes=1)
 
 
-def save_gguf(family: TinyFamily, model: Any, path: Path) -> Model:
+def save_gguf(family: TinyFamily, model: Any, path: Path, *, join_qkv: bool = False) -> Model:
+    """Write a GGUF file; `join_qkv` joins queries, keys and values, as some converters do."""
     writer = gguf.GGUFWriter(path, family.architecture)
     _add_metadata(writer, family, model.config)
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
+    tensors = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         spelled = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert spelled, f"llama.cpp has no name for {name}"
-        writer.add_tensor(spelled, _converted(family, model.config, name, tensor))
+        tensors[spelled] = _converted(family, model.config, name, tensor)
+    for spelled, array in (_with_joined_qkv(tensors) if join_qkv else tensors).items():
+        writer.add_tensor(spelled, array)
     if model.config.rope_parameters.get("rope_type") == "llama3":
         writer.add_tensor("rope_freqs.weight", _llama3_factors(model.config))
     for length in ("long", "short"):
@@ -339,6 +349,12 @@ def _converted(family: TinyFamily, config: Any, name: str, tensor: torch.Tensor)
         halves = tensor.view(num_heads, 2, -1, *tensor.shape[1:])
         tensor = halves.transpose(1, 2).reshape(tensor.shape)
     return np.ascontiguousarray(tensor.numpy())
+
+
+def _with_joined_qkv(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    parts = [[name.replace("attn_q.", f"attn_{part}.") for part in "qkv"] for name in tensors if "attn_q." in name]
+    joined = {names[0].replace("_q", "_qkv"): np.concatenate([tensors[name] for name in names]) for names in parts}
+    return {name: array for name, array in tensors.items() if not any(name in names for names in parts)} | joined
 
 
 def _llama3_factors(config: Any) -> np.ndarray[Any, Any]:

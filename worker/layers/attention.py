@@ -32,6 +32,7 @@ class Attention:
         self._qkv = qkv
         self._rotates = config.rotates(source.index)
         self._norm_spans_heads = config.qk_norm and config.qk_norm_spans_heads
+        self._norm_is_last = config.qk_norm_after_rotation
         self._qk_norms = _take_qk_norms(source) if config.qk_norm else []
         self._o = source.take_linear({"o": config.hidden_size}, config.num_heads * config.head_size)
 
@@ -46,21 +47,31 @@ class Attention:
         qk_TNH, v_TNH = qkv_TNH.tensor_split([num_heads + self._num_kv_heads], dim=1)
         # Queries and keys are one tensor as long as one launch can compute both.
         heads = list(qk_TNH.tensor_split([num_heads], dim=1)) if self._norm_spans_heads else [qk_TNH]
-        if self._qk_norms:
-            heads = [self._norm(x_TNH, weight) for x_TNH, weight in zip(heads, self._qk_norms, strict=True)]
+        if not self._norm_is_last:
+            heads = self._norm(heads)
         if self._rotates:
-            if rotation.of_queries is not None and len(heads) == 1:
-                heads = list(heads[0].tensor_split([num_heads], dim=1))
-            rotations = (rotation.of_queries or rotation, rotation)
-            heads = [kernels.rope(x_TNH, r.cos_TH, r.sin_TH) for x_TNH, r in zip(heads, rotations, strict=False)]
+            heads = self._rotate(heads, rotation)
+        if self._norm_is_last:
+            heads = self._norm(heads)
         q_TNH, k_TNH = heads if len(heads) == 2 else heads[0].tensor_split([num_heads], dim=1)
         kernels.write_kv(kv, k_TNH, v_TNH, batch)
         out_TNH = kernels.attention(q_TNH, kv, batch, self._scale, self._window, self._logit_cap)
         return kernels.linear(out_TNH.flatten(1), self._o)
 
-    def _norm(self, x_TNH: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return the norm of each head, or of all heads together if the weight has one row."""
-        return self._kernels.rms_norm(x_TNH.view(len(x_TNH), *weight.shape), weight, self._eps).view(x_TNH.shape)
+    def _norm(self, heads: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the norm of each head, or of all heads together if their weight has one row. Without weights, return `heads`."""
+        if not self._qk_norms:
+            return heads
+        return [
+            self._kernels.rms_norm(x_TNH.view(len(x_TNH), *weight.shape), weight, self._eps).view(x_TNH.shape)
+            for x_TNH, weight in zip(heads, self._qk_norms, strict=True)
+        ]
+
+    def _rotate(self, heads: list[torch.Tensor], rotation: Rotation) -> list[torch.Tensor]:
+        if rotation.of_queries is not None and len(heads) == 1:
+            heads = list(heads[0].tensor_split([self._num_heads], dim=1))
+        rotations = (rotation.of_queries or rotation, rotation)
+        return [self._kernels.rope(x_TNH, r.cos_TH, r.sin_TH) for x_TNH, r in zip(heads, rotations, strict=False)]
 
 
 def _take_qk_norms(source: LayerSource) -> list[torch.Tensor]:

@@ -46,6 +46,7 @@ FAMILIES: Mapping[str, MakeLayer] = {
     "granite": dense_layer,
     "seed_oss": dense_layer,
     "ernie4_5": dense_layer,
+    "hunyuan-dense": dense_layer,
     "mistral3": dense_layer,
     "qwen2": dense_layer,
     "qwen3": dense_layer,

@@ -1,4 +1,4 @@
-"""SmolLM 3, Granite, Seed-OSS and ERNIE 4.5: llamas with a few other numbers."""
+"""SmolLM 3, Granite, Seed-OSS, ERNIE 4.5 and HunYuan: llamas with a few other numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
 from pagoda.models.formats.families.family import (
+    ATTENTION_BIAS,
     LLAMA_BIASES,
     Family,
     Fields,
@@ -70,6 +71,7 @@ _ERNIE = {
     "rope_theta": 500_000.0,
     "tie_word_embeddings": True,
 }
+_HUNYUAN = {**LLAMA, "vocab_size": 290_943, "rms_norm_eps": 1e-5}
 
 
 def _smollm3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
@@ -116,6 +118,22 @@ def _gguf_granite(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     }
 
 
+def _hunyuan(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
+    fields: Fields = {"qk_norm": True, "qk_norm_after_rotation": True}
+    parameters = content.get("rope_scaling") or content.get("rope_parameters") or {}
+    if parameters.get("rope_type", parameters.get("type")) != "dynamic" or not parameters.get("alpha"):
+        return fields
+    # Checkpoints call it "dynamic", but the frequencies are those of one larger base.
+    exponent = config.head_size / (config.head_size - 2)
+    theta = config.rope_theta * values.number(parameters, "alpha") ** exponent
+    return fields | {"rope_theta": theta, "rope_scaling": None}
+
+
+def _gguf_hunyuan(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    refuse_caps(config, metadata)
+    return {"qk_norm": True, "qk_norm_after_rotation": True}
+
+
 HF_FAMILIES: Mapping[str, Family] = {
     "SmolLM3ForCausalLM": Family(
         architecture="smollm3", fields=_smollm3, defaults=_SMOLLM3, bias_settings=LLAMA_BIASES
@@ -132,6 +150,9 @@ HF_FAMILIES: Mapping[str, Family] = {
         defaults=_ERNIE,
         bias_settings={"use_bias": frozenset().union(*LLAMA_BIASES.values())},
     ),
+    "HunYuanDenseV1ForCausalLM": Family(
+        architecture="hunyuan-dense", fields=_hunyuan, defaults=_HUNYUAN, bias_settings=ATTENTION_BIAS
+    ),
 }
 GGUF_FAMILIES = {
     "smollm3": GGUFFamily(fields=_gguf_smollm3),
@@ -141,10 +162,14 @@ GGUF_FAMILIES = {
     ),
     "seed_oss": GGUFFamily(fields=plain_gguf),
     "ernie4_5": GGUFFamily(fields=plain_gguf),
+    "hunyuan-dense": GGUFFamily(fields=_gguf_hunyuan),
 }
 TENSORS = {
     "smollm3": LayerTensors(interleaved=frozenset((ModelFormat.GGUF,))),
     "granite": LayerTensors(interleaved=frozenset((ModelFormat.GGUF,))),
     "seed_oss": LayerTensors(gguf={"post_attention_norm": "mlp_norm"}),
     "ernie4_5": LayerTensors(interleaved=BOTH_FORMATS),
+    "hunyuan-dense": LayerTensors(
+        safetensors={"self_attn.query_layernorm": "q_norm", "self_attn.key_layernorm": "k_norm"}
+    ),
 }

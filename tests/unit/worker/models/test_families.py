@@ -79,6 +79,17 @@ def test_agrees_with_transformers_from_gguf(family: str, tmp_path: Path) -> None
     assert relative_error(logits, reference_logits(theirs, TOKEN_IDS)) < MAX_RELATIVE_ERROR
 
 
+@pytest.mark.parametrize("family", ["chatglm", "glm4", "granite", "qwen2"])
+def test_joined_queries_keys_and_values(family: str, tmp_path: Path) -> None:
+    """Check the order of rows and biases in the matrix that the first converters of GLM-4 wrote."""
+    theirs = make_model(FAMILIES[family])
+    model = save_gguf(FAMILIES[family], theirs, tmp_path / "tiny.gguf", join_qkv=True)
+    check_tensors(model)
+    assert model.config.has_joined_qkv
+    logits = run(model, ReferenceKernels(), [40, 1])
+    assert relative_error(logits, reference_logits(theirs, TOKEN_IDS)) < MAX_RELATIVE_ERROR
+
+
 def test_its_tensors_are_those_expected_from_the_headers(family: str, tmp_path: Path) -> None:
     theirs = make_model(FAMILIES[family])
     check_tensors(save_safetensors(theirs, tmp_path))

@@ -25,6 +25,7 @@ CLASSES = {
     "Granite": "GraniteForCausalLM",
     "SeedOss": "SeedOssForCausalLM",
     "Ernie4_5": "Ernie4_5ForCausalLM",
+    "HunYuanDenseV1": "HunYuanDenseV1ForCausalLM",
     "Gemma": "GemmaForCausalLM",
     "Olmo2": "Olmo2ForCausalLM",
     "Olmo3": "Olmo3ForCausalLM",
@@ -63,7 +64,7 @@ CHANGES_OF_FAMILY: dict[str, dict[str, dict[str, Any]]] = {
     },
     "Exaone4": {"a pattern in letters": {"sliding_window_pattern": "LLG"}},
 }
-ALIKE = ("SeedOss", "Ernie4_5", "Gemma", "Olmo2", "Granite", "Glm")
+ALIKE = ("SeedOss", "Ernie4_5", "HunYuanDenseV1", "Gemma", "Olmo2", "Granite", "Glm")
 """Classes whose config differs from Llama's in its defaults and in what CHANGES_OF_FAMILY has."""
 
 

@@ -77,6 +77,7 @@ EXAONE4 = replace(
     layer_uses_sliding_window=THREE_OF_FOUR,
     layer_is_rotated=THREE_OF_FOUR,
 )
+HUNYUAN = replace(BASE, architecture="hunyuan-dense", rms_norm_eps=1e-5, qk_norm=True, qk_norm_after_rotation=True)
 OF_HUGGING_FACE: dict[str, Any] = {"norm_weight_offset": 1.0, "query_scale": 0.25}
 
 
@@ -164,6 +165,12 @@ def write_config(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
             "Ernie4_5",
             {"head_dim": 8, "tie_word_embeddings": False},
             replace(BASE, architecture="ernie4_5", rms_norm_eps=1e-5, rope_theta=5e5),
+        ),
+        ("HunYuanDenseV1", {"head_dim": 8}, HUNYUAN),
+        (
+            "HunYuanDenseV1",
+            {"head_dim": 8, "rope_parameters": {"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0}},
+            replace(HUNYUAN, rope_theta=10_000.0 * 1000.0 ** (8 / 6)),
         ),
         (
             "Gemma",
@@ -389,6 +396,7 @@ GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base
         ),
         ("seed_oss", {}, replace(BASE, architecture="seed_oss")),
         ("ernie4_5", {}, replace(BASE, architecture="ernie4_5")),
+        ("hunyuan-dense", {}, replace(HUNYUAN, rms_norm_eps=1e-6)),
         ("gemma", {}, replace(GEMMA, architecture="gemma", sliding_window=None)),
         ("olmo2", {}, replace(BASE, architecture="olmo2", **WIDE_NORMS)),
         (
