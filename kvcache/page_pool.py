@@ -48,6 +48,11 @@ class PagePool:
         return len(self._references)
 
     @property
+    def num_untouched(self) -> int:
+        """Number of pages that were never granted, whose memory a worker has not taken yet."""
+        return max(0, self.num_pages - self._next_new - len(self._restored))
+
+    @property
     def num_available(self) -> int:
         """Number of pages that `allocate_pages` can grant."""
         return self.num_pages - len(self._references)

@@ -100,7 +100,9 @@ def load_home_model(settings: WorkerSettings, models: LocalModels) -> Loaded | N
         # Importing torch takes time and memory, so only a worker that loads a model does it.
         from worker.loading import start
 
-        return start.load_worker(settings, models.home_model, on_progress)
+        loaded = start.load_worker(settings, models.home_model, on_progress)
+    models.record_weights(models.home_model, loaded.model.weights_bytes)
+    return loaded
 
 
 def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, digest: str) -> Loaded:

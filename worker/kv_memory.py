@@ -13,9 +13,11 @@ from pagoda.process.memory import AvailableMemory, available_memory
 from worker.errors import NotEnoughMemoryError
 from worker.kernels.interface import Kernels, LayerKV
 
-# The default size: memory for this many sequences of full length, but at most this share of the available memory.
-_DEFAULT_NUM_FULL_SEQUENCES = 64
-_DEFAULT_SHARE = 0.25
+_NUM_FULL_SEQUENCES = 64
+"""More memory than this many sequences of full length need is never taken by default."""
+_SHARE = 0.25
+_SMALL_BYTES, _SMALL_SHARE = 1_000_000_000, 0.5
+_LARGE_BYTES, _LARGE_SHARE = 4_000_000_000, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +49,30 @@ def bytes_per_page(kernels: Kernels, config: ModelConfig, page_size: int) -> int
     return config.num_layers * kernels.kv_bytes_per_page(page_size, config.num_kv_heads, config.head_size)
 
 
-def default_budget_bytes(page_bytes: int, *, page_size: int, max_model_len: int, available_bytes: int) -> int:
-    pages_per_sequence = -(-max_model_len // page_size)
-    wanted_bytes = _DEFAULT_NUM_FULL_SEQUENCES * pages_per_sequence * page_bytes
-    return min(wanted_bytes, int(_DEFAULT_SHARE * available_bytes))
+def default_budget_bytes(
+    page_bytes: int,
+    *,
+    page_size: int,
+    max_model_len: int,
+    available_bytes: int,
+    device: str = "cpu",
+    num_workers: int = 1,
+) -> int:
+    """Return the default size of KV memory, which `num_workers` workers of one machine share.
+
+    It is a quarter of what is available beside the weights. A processor's memory is also needed by other programs, so there
+    it is at most 4 GB, or a tenth of the available memory if that is more. Where a quarter is little, it is half, up to 1 GB.
+    It holds at least one sequence of full length if half of the available memory can.
+    """
+    share = available_bytes // num_workers
+    sequence_bytes = -(-max_model_len // page_size) * page_bytes
+    budget_bytes = int(_SHARE * share)
+    if device == "cpu":
+        most_bytes = max(_LARGE_BYTES, int(_LARGE_SHARE * available_bytes)) // num_workers
+        budget_bytes = min(max(budget_bytes, min(_SMALL_BYTES // num_workers, int(_SMALL_SHARE * share))), most_bytes)
+    if sequence_bytes <= share // 2:
+        budget_bytes = max(budget_bytes, sequence_bytes)
+    return min(budget_bytes, _NUM_FULL_SEQUENCES * sequence_bytes)
 
 
 def measure_available(device: torch.device) -> AvailableMemory:

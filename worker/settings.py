@@ -47,8 +47,11 @@ class WorkerSettings(TierSettings):
     threads: int = Field(default_factory=usable_cores, ge=1)
     """Number of threads that compute. Default: one for each core that this process may use."""
     kv_memory: ByteSize | None = Field(default=None, gt=0)
-    """Memory for keys and values, such as 512MiB. Default: enough for 64 sequences of full length, but at most a quarter of the
-    free memory."""
+    """Memory for keys and values, such as 512MiB. On a processor it is taken as it is used. Default: a quarter of the memory that
+    is available beside the weights, on a processor at most 4 GB or a tenth of it, and enough for one sequence of full length if
+    half of it is."""
+    workers_on_machine: int = Field(default=1, ge=1)
+    """Number of workers that share this machine's memory. The default of `kv_memory` is divided among them."""
     check_memory: bool = True
     """Refuse to load a model that needs more memory than is available."""
     progress_file: Path | None = None

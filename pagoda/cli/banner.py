@@ -69,8 +69,9 @@ def _ollama(options: ServeOptions, addresses: Sequence[str]) -> str:
 
 
 def _worker(worker: "WorkerLoad") -> str:
-    memory = f"KV cache of {worker.num_pages * worker.page_size:,} tokens ({size(worker.kv_bytes)})"
-    return f"{worker.device}, numerics {worker.numerics_id}, {memory}"
+    memory = f"KV memory: {size(worker.kv_bytes)} for {worker.num_pages * worker.page_size:,} tokens"
+    taken = ", taken as used" if worker.device.startswith("cpu") else ""
+    return f"{worker.device}, numerics {worker.numerics_id}, {memory}{taken}"
 
 
 def _curl(options: ServeOptions, model: Model) -> str:

@@ -136,6 +136,7 @@ def _workers(options: ServeOptions) -> list[ChildCommand]:
     flags += ["--max-step-sequences", str(options.max_step_sequences)] if options.max_step_sequences else []
     if options.num_workers > 1:
         # By default each worker would use all cores.
+        flags += ["--workers-on-machine", str(options.num_workers)]
         flags += ["--threads", str(max(1, usable_cores() // options.num_workers))]
     return [
         _tier("worker", options, [*flags, *_flags_of_worker(options, number)], name=name)

@@ -158,7 +158,16 @@ class ModelLoading:
             return NOTHING_MOVES
         since_s = {model: self._waiters.waited_for_since_s(model) for model in wanted}
         slots = gather_slots(self._context.workers.values(), self.stores, self._keep_alive, self._stays_until_s)
-        return place_models(slots, since_s, self.stores.available_bytes, self._context.clock.time())
+        return place_models(slots, since_s, self._spare_bytes(), self._context.clock.time())
+
+    def _spare_bytes(self) -> dict[str, int]:
+        """Return the free memory of each host without what the pages of loaded models may still take, as far as it is known."""
+        spare_bytes = dict(self.stores.available_bytes)
+        for worker in self._context.workers.values():
+            host_id = self.stores[worker.info.worker_id].loadable.host_id
+            if host_id in spare_bytes:
+                spare_bytes[host_id] = max(0, spare_bytes[host_id] - worker.growth_bytes)
+        return spare_bytes
 
     def _send_load(self, worker: UnloadedWorker, model: str) -> None:
         assert worker.link is not None, "only a worker with a stream is empty"

@@ -86,6 +86,13 @@ class AttachedWorker:
         """True if the worker has no sequence and no step in flight."""
         return not self.running and not self.is_busy
 
+    @property
+    def growth_bytes(self) -> int:
+        """Memory that the worker's pages may still take from the machine. A device's memory is taken at once."""
+        if not self.info.device.startswith("cpu"):
+            return 0
+        return self.info.kv_bytes * self.pool.num_untouched // self.pool.num_pages
+
     def start_leaving(self) -> None:
         """Admit no more sequences, because the worker asked to leave."""
         assert self._phase is WorkerPhase.SERVING

@@ -20,7 +20,9 @@ def test_streams_end_and_then_everything_at_a_signal(start_system: StartSystem) 
     system = start_system("--workers", "2", "--kv-memory", "128MiB")
     banner = system.read_banner()
     assert "Pagoda is ready." in banner
-    assert f"{system.url}/v1" in banner and "worker 1" in banner and "KV cache of" in banner and "curl" in banner
+    assert (
+        f"{system.url}/v1" in banner and "worker 1" in banner and "KV memory: 134 MB for" in banner and "curl" in banner
+    )
     children = system.children()
     tiers = [word for child in children for word in child.cmdline() if word in ("gateway", "scheduler", "worker")]
     assert sorted(tiers) == ["gateway", "scheduler", "worker", "worker"]

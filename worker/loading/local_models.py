@@ -6,6 +6,7 @@ Only descriptions are read, so that a worker without a model needs neither weigh
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pagoda.models.errors import ModelError
@@ -59,6 +60,10 @@ class LocalModels:
     def max_model_len(self, model: Model) -> int:
         longest = model.config.max_position
         return min(self._settings.max_model_len or longest, longest)
+
+    def record_weights(self, model: Model, weights_bytes: int) -> None:
+        """Replace the estimate of the model's weights by what they took when they were loaded."""
+        self._needs[model.digest] = replace(self.memory_need(model), weights_bytes=weights_bytes)
 
     def memory_need(self, model: Model) -> MemoryNeed:
         """Return the least memory with which this worker can serve the model. The model's headers are read once."""

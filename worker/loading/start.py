@@ -65,16 +65,21 @@ def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, dig
         raise StartError(f"the files of {name} have changed since they were listed; try again")
     with models.loading(model) as on_progress:
         own_settings = settings.model_copy(update={"max_model_len": models.max_model_len(model)})
-        return load_worker(own_settings, model, on_progress)
+        loaded = load_worker(own_settings, model, on_progress)
+    models.record_weights(model, loaded.model.weights_bytes)
+    return loaded
 
 
 def _load(settings: WorkerSettings, model: Model, on_progress: OnProgress | None) -> Loaded:
     max_model_len = choose_max_model_len(settings.max_model_len, model)
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
+    before = measure_available(kernels.device)
     if settings.check_memory:
-        check_memory(settings, model, max_model_len, measure_available(kernels.device))
+        check_memory(settings, model, max_model_len, before)
     decoder = _load_decoder(model, kernels, settings, max_model_len, on_progress)
-    kv = _allocate_pages(kernels, model, settings, max_model_len)
+    # Weights that are views of a mapped file still count as available.
+    available_bytes = min(before.num_bytes - decoder.weights_bytes, measure_available(kernels.device).num_bytes)
+    kv = _allocate_pages(kernels, model, settings, max_model_len, max(0, available_bytes))
     engine = Engine(
         select_executor(kernels, decoder, kv, model, settings),
         page_size=kv.page_size,
@@ -139,12 +144,16 @@ def _load_decoder(
     return decoder
 
 
-def _allocate_pages(kernels: Kernels, model: Model, settings: WorkerSettings, max_model_len: int) -> KVMemory:
+def _allocate_pages(
+    kernels: Kernels, model: Model, settings: WorkerSettings, max_model_len: int, available_bytes: int
+) -> KVMemory:
     budget_bytes = settings.kv_memory or default_budget_bytes(
         bytes_per_page(kernels, model.config, settings.page_size),
         page_size=settings.page_size,
         max_model_len=max_model_len,
-        available_bytes=measure_available(kernels.device).num_bytes,
+        available_bytes=available_bytes,
+        device=kernels.device.type,
+        num_workers=settings.workers_on_machine,
     )
     kv = allocate_kv_memory(kernels, model.config, page_size=settings.page_size, budget_bytes=budget_bytes)
     num_tokens = kv.num_pages * kv.page_size

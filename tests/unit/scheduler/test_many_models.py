@@ -1,6 +1,7 @@
 """Tests of a loop with more models than workers: loads, unloads, waiting requests and errors."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,8 @@ class System:
         self.available_bytes = available_bytes
         self.digests = {model: "" for model in "abc"}
         self.home_model: str | None = None
+        self.model_info: dict[str, Any] = {}
+        """Properties of models that are loaded."""
         self.links: dict[str, PlanWorker] = {}
         self.attached: dict[str, AttachedWorker] = {}
         self.unloaded: dict[str, UnloadedWorker] = {}
@@ -62,7 +65,8 @@ class System:
         self.clock.run_soon()
 
     def attach(self, worker_id: str, model: str) -> None:
-        link = self.links[worker_id] = PlanWorker(info(worker_id, model, self.digests[model]))
+        loaded = replace(info(worker_id, model, self.digests[model]), **self.model_info)
+        link = self.links[worker_id] = PlanWorker(loaded)
         self.attached[worker_id] = self.loop.attachments.attach_worker(link.info, link, store=self.store(worker_id))
         self.clock.run_soon()
 
@@ -203,6 +207,19 @@ def test_memory_is_made_where_it_is_short() -> None:
     system.available_bytes = NEEDED_BYTES
     system.run()
     assert system.history == ["v+a", "v-a", "v+b"]
+    system.check("a", "b")
+
+
+@pytest.mark.parametrize(("kv_bytes", "moves"), [(160, ["v-a", "w+b"]), (16, ["w+b"])])
+def test_memory_that_pages_may_still_take_is_not_free(kv_bytes: int, moves: list[str]) -> None:
+    """Nearly all pages of a are untouched, so about `kv_bytes` may still be taken from the 100 free bytes."""
+    system = System("v", "w", available_bytes=100)
+    system.model_info = {"kv_bytes": kv_bytes, "device": "cpu"}
+    system.ask("a")
+    system.run()
+    system.ask("b")
+    system.run()
+    assert system.history == ["v+a", *moves]
     system.check("a", "b")
 
 

@@ -1,5 +1,7 @@
 """Tests of how many pages fit, and of the error if none does."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -63,9 +65,39 @@ def test_a_budget_below_one_page_is_refused_with_both_numbers() -> None:
         allocate_kv_memory(kernels, CONFIG, page_size=16, budget_bytes=page_bytes - 1)
 
 
-def test_the_default_is_what_64_full_sequences_need_but_no_more_than_a_quarter_of_what_is_free() -> None:
-    def budget(available_bytes: int) -> int:
-        return default_budget_bytes(1000, page_size=16, max_model_len=100, available_bytes=available_bytes)
+GB = 1_000_000_000
+TOKEN_BYTES = 100_000
 
-    assert budget(available_bytes=10**9) == 64 * 7 * 1000
-    assert budget(available_bytes=10**6) == 250_000
+
+@pytest.mark.parametrize(
+    ("available_bytes", "values", "expected"),
+    [
+        (12 * GB, {}, 3 * GB),
+        (20 * GB, {}, 4 * GB),
+        (100 * GB, {}, 10 * GB),
+        (3 * GB, {}, 1 * GB),
+        (1 * GB, {}, GB // 2),
+        (20 * GB, {"device": "cuda"}, 5 * GB),
+        (12 * GB, {"num_workers": 3}, 1 * GB),
+        (60 * GB, {"num_workers": 3}, 2 * GB),
+        (12 * GB, {"max_model_len": 50_000}, 5 * GB),
+        (9 * GB, {"max_model_len": 50_000}, int(2.25 * GB)),
+        (60 * GB, {"max_model_len": 100}, 64 * 112 * TOKEN_BYTES),
+    ],
+    ids=[
+        "a quarter",
+        "4 GB at most",
+        "a tenth of much memory",
+        "1 GB of little memory",
+        "half of very little",
+        "a quarter of a GPU",
+        "shared by three workers",
+        "4 or a tenth, shared",
+        "one sequence of full length",
+        "no sequence of full length fits into half",
+        "64 sequences of full length",
+    ],
+)
+def test_the_default_is_what_a_laptop_accepts(available_bytes: int, values: dict[str, Any], expected: int) -> None:
+    given = {"page_size": 16, "max_model_len": 10**7} | values
+    assert default_budget_bytes(16 * TOKEN_BYTES, available_bytes=available_bytes, **given) == expected

@@ -45,6 +45,19 @@ def test_a_base_model_is_asked_to_complete(
     assert question in curl
 
 
+def test_kv_memory_is_stated_in_bytes_and_tokens(tmp_path: Path) -> None:
+    model = ModelStore(tmp_path).get(str(write_tiny_gguf(tmp_path / "tiny.gguf")))
+    options = ServeOptions(models=("tiny",), host="127.0.0.1", port=8000, home=tmp_path)
+    worker = inference_pb2.WorkerLoad(
+        device="cpu", numerics_id="n", page_size=16, num_pages_free=2048, kv_bytes=1_000_000_000
+    )
+    gpu = inference_pb2.WorkerLoad(device="cuda", numerics_id="n", page_size=16, num_pages_free=1, kv_bytes=10**9)
+    load = SchedulerLoad.from_proto(inference_pb2.GetLoadResponse(workers=[worker, gpu]))
+    lines = banner(options, [model], load, [":8000"]).splitlines()
+    assert "  worker 0  cpu, numerics n, KV memory: 1.0 GB for 32,768 tokens, taken as used" in lines
+    assert "  worker 1  cuda, numerics n, KV memory: 1.0 GB for 16 tokens" in lines
+
+
 def test_a_better_model_is_suggested(tmp_path: Path) -> None:
     model = ModelStore(tmp_path).get(str(write_tiny_gguf(tmp_path / "tiny.gguf")))
     options = ServeOptions(models=("tiny",), host="127.0.0.1", port=8000, home=tmp_path)

@@ -116,6 +116,17 @@ def test_the_progress_is_in_the_store_and_in_the_file_while_it_loads(tmp_path: P
     assert read_progress(path) == (10, 10)
 
 
+def test_what_was_loaded_counts_with_its_measured_weights(home: Path, model_path: Path) -> None:
+    given = settings(home, model_path, start_empty=True)
+    models = LocalModels(given)
+    (before,) = models.loadable_models().models
+    loaded = load_on_demand(given, models, "tiny", before.digest)
+    (after,) = models.loadable_models().models
+    need = models.memory_need(models.find("tiny"))
+    assert need.weights_bytes == loaded.model.weights_bytes
+    assert after.needed_bytes == need.total_bytes
+
+
 def test_a_model_whose_files_have_changed_is_not_loaded(home: Path, model_path: Path) -> None:
     given = settings(home, model_path)
     models = LocalModels(given)
