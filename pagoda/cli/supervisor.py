@@ -1,18 +1,30 @@
 """The supervisor of `pagoda serve`. It starts the child processes together, restarts one that dies, and stops them in order."""
 
 import asyncio
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from pagoda.cli.child import Child, ChildCommand, describe_exit
 from pagoda.cli.logs import last_lines
+from pagoda.process.oom_kills import KillWatch
 
 RESTART_WINDOW_S = 60.0
 LONGEST_DELAY_S = 8.0
 # After this many deaths the delay is the longest.
 MAX_COUNTED_DEATHS = 6
 LAST_LINES = 15
+MEMORY_ADVICE = (
+    "To need less memory, serve a smaller model, set a smaller --kv-memory, or start fewer workers (--workers); or stop other "
+    "programs, or raise the container's limit."
+)
+
+
+class ExplainsKills(Protocol):
+    def explain(self) -> str | None:
+        """Return why a child got a SIGKILL, if memory was the reason."""
 
 
 class ChildLostError(Exception):
@@ -22,10 +34,18 @@ class ChildLostError(Exception):
 class Supervisor:
     """A group of child processes, given in the order in which they are stopped."""
 
-    def __init__(self, commands: Sequence[ChildCommand], *, say: Callable[[str], None], grace_s: float) -> None:
+    def __init__(
+        self,
+        commands: Sequence[ChildCommand],
+        *,
+        say: Callable[[str], None],
+        grace_s: float,
+        kills: ExplainsKills | None = None,
+    ) -> None:
         self._commands = commands
         self._say = say
         self._grace_s = grace_s
+        self._kills: ExplainsKills = kills or KillWatch()
         self._children: dict[str, Child] = {}
         self._settled = False
         self._stopping = False
@@ -75,15 +95,17 @@ class Supervisor:
             code = await child.wait()
             if self._stopping:
                 return
+            why = self._kills.explain() if code == -signal.SIGKILL else None
+            end, advice = describe_exit(code), ""
+            if why is not None:
+                end, advice = f"{end}: {why}", f" {MEMORY_ADVICE}"
             if not self._settled:
-                raise ChildLostError(
-                    f"The {command.name} exited while starting ({describe_exit(code)}). {_last_words(child)}"
-                )
+                raise ChildLostError(f"The {command.name} exited while starting ({end}).{advice} {_last_words(child)}")
             deaths.append(time.monotonic())
             delay_s = restart_delay_s(deaths)
             when = f" in {delay_s:g} s" if delay_s else ""
-            why = f" {_last_words(child)}" if delay_s == LONGEST_DELAY_S else ""
-            self._say(f"The {command.name} exited ({describe_exit(code)}); restarting it{when}.{why}")
+            details = f" {_last_words(child)}" if delay_s == LONGEST_DELAY_S else ""
+            self._say(f"The {command.name} exited ({end}); restarting it{when}.{advice}{details}")
             await asyncio.sleep(delay_s)
 
 

@@ -74,18 +74,18 @@ def _limits_and_use(group: Path, is_unified: bool) -> tuple[list[int | None], in
     """
     if is_unified:
         return [_number(group / "memory.max"), _number(group / "memory.high")], _number(group / "memory.current")
-    limits = [_number(group / "memory.limit_in_bytes"), _field(group / "memory.stat", "hierarchical_memory_limit")]
+    limits = [_number(group / "memory.limit_in_bytes"), read_field(group / "memory.stat", "hierarchical_memory_limit")]
     return limits, _number(group / "memory.usage_in_bytes")
 
 
 def _cached_file_bytes(group: Path, is_unified: bool) -> int:
     """Return the memory of cached files, which counts as used and is freed when memory is needed."""
     prefix = "" if is_unified else "total_"
-    return sum(_field(group / "memory.stat", f"{prefix}{kind}_file") or 0 for kind in ("inactive", "active"))
+    return sum(read_field(group / "memory.stat", f"{prefix}{kind}_file") or 0 for kind in ("inactive", "active"))
 
 
 def _machine_available_bytes(proc: Path) -> int:
-    available_kib = _field(proc / "meminfo", "MemAvailable:")
+    available_kib = read_field(proc / "meminfo", "MemAvailable:")
     if available_kib is not None:
         return available_kib * 1024
     # Outside Linux, Python can tell only the total memory.
@@ -100,7 +100,7 @@ def _number(file: Path) -> int | None:
         return None
 
 
-def _field(file: Path, name: str) -> int | None:
+def read_field(file: Path, name: str) -> int | None:
     """Return the number behind a name at the beginning of a line, or None."""
     try:
         lines = file.read_text().splitlines()
@@ -111,7 +111,7 @@ def _field(file: Path, name: str) -> int | None:
 
 def resident_bytes(proc: Path = PROC) -> int:
     """Return the memory that this process has now, without the pages of files. 0 where that is not known."""
-    return (_field(proc / "self" / "status", "RssAnon:") or 0) * 1024
+    return (read_field(proc / "self" / "status", "RssAnon:") or 0) * 1024
 
 
 def size(num_bytes: float) -> str:

@@ -75,7 +75,8 @@ class ModelWaiters:
         self._num_lost_loads[model] += 1
         if self._num_lost_loads[model] >= MAX_LOST_LOADS:
             del self._num_lost_loads[model]
-            self._give_up(model, f"{MAX_LOST_LOADS} workers in a row were lost while they loaded model {model!r}")
+            reason = f"{MAX_LOST_LOADS} workers in a row were lost while they loaded model {model!r}"
+            self._give_up(model, f"{reason}, perhaps because memory ran out; their supervisor's log says why")
 
     def fail_load(self, model: str, reason: str, *, permanent: bool) -> None:
         """Fail the requests that wait for a model that cannot be loaded. `permanent` is true if clients should not retry."""

@@ -71,6 +71,16 @@ def test_a_model_that_does_not_fit_into_the_container_is_refused(home: Path) -> 
     assert "within this container's limit of 400 MB" in refused.stderr
 
 
+def test_a_worker_that_the_kernel_kills_for_memory_is_named(home: Path) -> None:
+    command = [sys.executable, "-P", "-m", "pagoda.cli", "serve", "--home", str(home), "--no-check-memory"]
+    command += ["--port", str(free_port())]
+    with memory_group(f"pagoda-test-{os.getpid()}", 380_000_000) as group:
+        killed = subprocess.run(group.wrap(command), capture_output=True, text=True, timeout=200)
+    assert killed.returncode == 1
+    assert "exited while starting (SIGKILL: the kernel killed it because memory ran out" in killed.stderr
+    assert "within this container's limit of 380 MB). To need less memory, serve a smaller model" in killed.stderr
+
+
 def status(system: System, path: str, key: str | None) -> int:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     return httpx.get(system.url + path, headers=headers, timeout=200, trust_env=False).status_code

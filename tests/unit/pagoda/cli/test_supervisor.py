@@ -50,6 +50,43 @@ async def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pids()[1])
 
 
+class OneKill:
+    """A watch that explains the first SIGKILL by too little memory."""
+
+    def __init__(self) -> None:
+        self._left = ["the kernel killed it because memory ran out"]
+
+    def explain(self) -> str | None:
+        return self._left.pop() if self._left else None
+
+
+async def test_a_child_that_is_killed_for_memory_is_named_with_what_to_do(tmp_path: Path) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    supervisor = Supervisor([command(tmp_path, "worker", code)], say=print, grace_s=5, kills=OneKill())
+    with pytest.raises(
+        ChildLostError, match=r"\(SIGKILL: the kernel killed it because memory ran out\)\. To need less"
+    ) as lost:
+        await supervisor.run()
+    assert "--kv-memory" in str(lost.value)
+
+
+async def test_a_restart_says_that_memory_ran_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagoda.cli.supervisor.restart_delay_s", lambda deaths: 0.0)
+    said: list[str] = []
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    supervisor = Supervisor([command(tmp_path, "worker", code)], say=said.append, grace_s=5, kills=OneKill())
+    supervisor.settle()
+    running = asyncio.create_task(supervisor.run())
+    await until(lambda: len(said) >= 2)
+    await supervisor.stop()
+    await running
+    memory = (
+        "The worker exited (SIGKILL: the kernel killed it because memory ran out); restarting it. To need less memory"
+    )
+    assert said[0].startswith(memory)
+    assert said[1] == "The worker exited (SIGKILL); restarting it."
+
+
 async def test_a_child_that_ends_while_starting_ends_the_whole(tmp_path: Path) -> None:
     commands = [
         command(tmp_path, "gateway", FOREVER),
