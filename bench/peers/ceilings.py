@@ -14,7 +14,7 @@ import torch
 from bench.peers.roofline import Ceilings
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels
-from worker.weights.four_bit import BLOCK, AnyWeight, FourBitWeight
+from worker.weights.grouped import BLOCK, AnyWeight, GroupedWeight
 
 READ_BYTES = 512 * 2**20
 NUM_TOKENS, INPUT_SIZE, OUTPUT_SIZE = 512, 2048, 8192
@@ -28,17 +28,17 @@ def measure_ceilings(num_threads: int, native_directory: Path) -> Ceilings:
         numbers = torch.ones(READ_BYTES // 4)
         read_s = _fastest_s(numbers.sum)
         integer, float32 = (select_kernels(mode, "cpu", native_directory) for mode in ("integer", "float32"))
-        bytes_OI, four_bit = torch.randn(OUTPUT_SIZE, INPUT_SIZE), _four_bit_weight()
-        products = (integer, four_bit), (integer, bytes_OI), (float32, bytes_OI)
+        bytes_OI, grouped = torch.randn(OUTPUT_SIZE, INPUT_SIZE), _grouped_weight()
+        products = (integer, grouped), (integer, bytes_OI), (float32, bytes_OI)
         product_s = min(_product_s(kernels, weight) for kernels, weight in products)
     num_operations = 2 * NUM_TOKENS * INPUT_SIZE * OUTPUT_SIZE
     return Ceilings(read_bytes_per_s=READ_BYTES / read_s, int8_operations_per_s=num_operations / product_s)
 
 
-def _four_bit_weight() -> FourBitWeight:
+def _grouped_weight() -> GroupedWeight:
     num_blocks = INPUT_SIZE // BLOCK
-    return FourBitWeight(
-        integers_OI=torch.randint(16, (OUTPUT_SIZE, INPUT_SIZE), dtype=torch.uint8),
+    return GroupedWeight(
+        integers_OI=torch.randint(16, (OUTPUT_SIZE, INPUT_SIZE), dtype=torch.int8),
         scale_OG=torch.rand(OUTPUT_SIZE, num_blocks),
         minimum_OG=torch.rand(OUTPUT_SIZE, num_blocks),
     )

@@ -27,12 +27,12 @@ FILE = "weights as in the file, activations"
 CHANNEL = "int8 per channel, activations"
 
 INTEGER_MODE = "int8 per 64, activations int8 per 64, both rotated by 64"
-FOUR_BIT_FILE = f"{FILE} int8 per 32"
-"""The worker's own arithmetic: INTEGER_MODE for weights that are not four-bit in the file, FOUR_BIT_FILE for those that are."""
+INTEGER_FILE = f"{FILE} int8 per 32"
+"""The worker's own arithmetic: INTEGER_MODE for weights that are floats in the file, INTEGER_FILE for those that are integers."""
 
 CONSIDERED: Mapping[str, Format] = {
     f"{FILE} 14 bits": Format(activations=precise),
-    FOUR_BIT_FILE: Format(activations=per_32),
+    INTEGER_FILE: Format(activations=per_32),
     f"{FILE} int8": Format(activations=per_row),
     f"{FILE} int8, beyond 6 rms exact": Format(activations=outliers_apart(6, per_row)),
     f"{FILE} int8, beyond 4 rms exact": Format(activations=outliers_apart(4, per_row)),

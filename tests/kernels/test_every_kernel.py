@@ -70,7 +70,7 @@ def test_every_function_has_a_reference_and_an_integer_implementation(implementa
 
 def test_every_function_is_native() -> None:
     """Check that no function is inherited: it would compute in torch, only once, while a step is recorded (rule 5)."""
-    assert FUNCTIONS - vars(NativeIntegerKernels).keys() == PACKING
+    assert FUNCTIONS - vars(NativeIntegerKernels).keys() == PACKING - {"pack_linear"}
 
 
 @pytest.mark.parametrize("name", COMPUTING)

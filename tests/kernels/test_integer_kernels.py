@@ -11,7 +11,8 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import KV_FORMATS, IntegerKV
 from worker.kernels.reference import ReferenceKernels
 from worker.kernels.select import UnknownKernelsError, select_kernels
-from worker.weights.four_bit import FourBitWeight
+from worker.weights.grouped import GROUP_SIZES, GroupedWeight
+from worker.weights.linear_format import Weight
 
 INTEGER, REFERENCE = IntegerKernels(), ReferenceKernels()
 ROWS = [1, 2, 17]
@@ -41,12 +42,14 @@ def test_linear(rows: int, inner: int, bias: bool) -> None:
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_linear_with_four_bit_weights(rows: int, bias: bool) -> None:
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+@pytest.mark.parametrize("minima", [False, True])
+def test_linear_with_integers_in_groups(rows: int, bias: bool, group_size: int, minima: bool) -> None:
     """Check that only the inputs are rounded: inputs that need no rounding give a result exact up to float32 rounding."""
     x_TI = random(rows, 96) * torch.logspace(-3, 3, rows)[:, None]
     bytes_TI = torch.randint(-126, 128, (rows, 96), generator=torch.Generator().manual_seed(2)).float()
     bytes_TI[:, ::32] = 127
-    weight, bias_O = four_bit_weight(24, 96), random(24) if bias else None
+    weight, bias_O = grouped_weight(24, 96, group_size, minima), random(24) if bias else None
     for inputs_TI, tolerance in ((x_TI, 3e-2), (bytes_TI, 1e-5)):
         expected = REFERENCE.linear(inputs_TI, REFERENCE.pack_linear(weight, bias_O))
         actual = INTEGER.linear(inputs_TI, INTEGER.pack_linear(weight, bias_O))
@@ -54,12 +57,23 @@ def test_linear_with_four_bit_weights(rows: int, bias: bool) -> None:
             assert near(row, expected_row, tolerance)
 
 
-def four_bit_weight(num_out: int, num_in: int) -> FourBitWeight:
-    generator = torch.Generator().manual_seed(1)
-    return FourBitWeight(
-        integers_OI=torch.randint(0, 16, (num_out, num_in), dtype=torch.uint8, generator=generator),
-        scale_OG=torch.rand(num_out, num_in // 32, generator=generator),
-        minimum_OG=-8 * torch.rand(num_out, num_in // 32, generator=generator),
+def test_several_weights_are_one_linear() -> None:
+    x_TI, bias_O = random(3, 96), random(40)
+    several: list[Weight] = [
+        grouped_weight(8, 96, 16, minima=False),
+        random(8, 96),
+        grouped_weight(24, 96, 32, minima=True),
+    ]
+    expected_TO = torch.cat([INTEGER.linear(x_TI, INTEGER.pack_linear(weight)) for weight in several], dim=1)
+    assert torch.equal(INTEGER.linear(x_TI, INTEGER.pack_linear(several, bias_O)), expected_TO + bias_O)
+
+
+def grouped_weight(num_out: int, num_in: int, group_size: int, minima: bool) -> GroupedWeight:
+    generator, shape = torch.Generator().manual_seed(1), (num_out, num_in // group_size)
+    return GroupedWeight(
+        integers_OI=torch.randint(0 if minima else -8, 16, (num_out, num_in), dtype=torch.int8, generator=generator),
+        scale_OG=torch.rand(shape, generator=generator),
+        minimum_OG=-8 * torch.rand(shape, generator=generator) if minima else None,
     )
 
 

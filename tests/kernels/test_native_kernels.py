@@ -8,7 +8,7 @@ import torch
 
 from tests.kernels.attention_batch import NUM_PAGES, attention_batch
 from tests.kernels.native import native_kernels, same_bits, threads
-from tests.kernels.test_integer_kernels import four_bit_weight, random
+from tests.kernels.test_integer_kernels import grouped_weight, random
 from worker.kernels.hadamard_int8 import BLOCK, rotate
 from worker.kernels.integer import IntegerKernels
 
@@ -171,7 +171,7 @@ def test_experts(rows: int, has_shared: bool) -> None:
     num_experts, hidden, inner = 11, 96, 77
     gates, ups = random(2, num_experts, inner, hidden, seed=1)
     downs, x_TD = random(num_experts, hidden, inner, seed=2), hard_rows(rows, hidden)
-    fours = [four_bit_weight(inner, hidden) for _ in gates]
+    fours = [grouped_weight(inner, hidden, 32, minima=True) for _ in gates]
     shared_TD, shared_gate = (random(rows, hidden), random(1, hidden)) if has_shared else (None, None)
     for num_used, their_ups in ((1, ups), (4, fours), (num_experts, ups)):
         results = []

@@ -8,7 +8,7 @@ With that, 127 levels on both sides lose no more than other servers lose with on
 A product of two blocks is an integer below 64 * 127 * 127 < 2^20, exact in int32 and float32 in any order. Everything else is
 a sequence of single IEEE operations, so the bits do not depend on the rest of the batch: see fixed_point.py.
 
-Legend as in step_batch.py; X rows, I inner dimension, G blocks of a row.
+Legend as in step_batch.py; X rows, I, O inner and outer dimension, G blocks of a row, B elements of a block.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ from worker.kernels.fixed_point import round_rows
 
 BLOCK = 64
 LEVELS = 127
+WEIGHTS_PER_PASS = 1 << 18
+"""Number of weights rounded at once when a model is loaded: few enough to stay in a core's cache between operations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,43 @@ class IntegerLinear:
     @property
     def num_bytes(self) -> int:
         return self.packed_bytes + (0 if self.bias_O is None else self.bias_O.nbytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByteMatrix:
+    """A matrix of bytes with a scale for each block of inputs."""
+
+    integers_GBO: torch.Tensor
+    scale_GO: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.integers_GBO.nbytes + self.scale_GO.nbytes
+
+
+def pack_bytes(weight_OI: torch.Tensor) -> ByteMatrix:
+    (num_out, num_in), num_groups = weight_OI.shape, num_blocks(weight_OI.shape[1])
+    integers_OI = torch.empty(num_out, num_groups * BLOCK, dtype=torch.int8)
+    scale_GO = torch.empty(num_groups, num_out)
+    rows_per_pass = max(1, WEIGHTS_PER_PASS // num_in)
+    for first in range(0, num_out, rows_per_pass):
+        some = slice(first, first + rows_per_pass)
+        rounded_OGB, scale_OG1 = round_blocks(weight_OI[some])
+        integers_OI[some] = rounded_OGB.flatten(1)
+        # Both sides were Hadamard-rotated: the product is BLOCK times too large, and the division is exact.
+        scale_GO[:, some] = scale_OG1.squeeze(2).T / BLOCK
+    return ByteMatrix(
+        integers_GBO=integers_OI.view(num_out, -1, BLOCK).permute(1, 2, 0).contiguous(), scale_GO=scale_GO
+    )
+
+
+def multiply_bytes(x_TI: torch.Tensor, matrix: ByteMatrix) -> torch.Tensor:
+    integers_TGB, scale_TG1 = round_blocks(x_TI)
+    y_TO = torch.zeros(len(x_TI), matrix.scale_GO.shape[1])
+    for group, (weight_BO, scale_O) in enumerate(zip(matrix.integers_GBO, matrix.scale_GO, strict=True)):
+        products_TO = integers_TGB[:, group] @ weight_BO.float()
+        y_TO.add_(products_TO.mul_(scale_O).mul_(scale_TG1[:, group]))
+    return y_TO
 
 
 def num_blocks(num_in: int) -> int:

@@ -6,12 +6,12 @@ block, or a token's head. Another implementation with the same integers and the 
 and has the same `numerics_id`. Attention is in integer_attention.py.
 
 Budgets, in bits, for a sum over n terms:
-  linear     within a block 7 + 7 + 6, see hadamard_int8.py, or 4 + 7 + 5 for weights with four bits in the file, see four_bit.py;
+  linear     within a block 7 + 7 + 6, see hadamard_int8.py, or 7 + 7 + 5 for weights that are integers in the file, see grouped.py;
              blocks are added one after the other, in order.
   rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
   route      the same on both sides of each product, see mixture.py.
 
-Legend as in step_batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
+Legend as in step_batch.py; I, O inner and outer dimension of a linear.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,8 +21,8 @@ import torch
 
 from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
-from worker.kernels.four_bit import FourBitLinear, linear_four_bit, pack_four_bit
-from worker.kernels.hadamard_int8 import BLOCK, IntegerLinear, num_blocks, round_blocks
+from worker.kernels.grouped import GroupedMatrix, multiply_grouped, pack_grouped
+from worker.kernels.hadamard_int8 import ByteMatrix, IntegerLinear, multiply_bytes, pack_bytes
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerAttention, IntegerKV, KVFormat
 from worker.kernels.interface import Embedding, Experts, Forward, LayerKV, LinearWeight, Router
 from worker.kernels.mixture import (
@@ -35,11 +35,9 @@ from worker.kernels.mixture import (
 )
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
-from worker.weights.four_bit import AnyWeight, FourBitWeight, stack
-from worker.weights.linear_format import Weight, as_list, as_matrix
+from worker.weights.grouped import GroupedWeight
+from worker.weights.linear_format import StoredWeight, Weight, as_list, as_matrix
 
-WEIGHTS_PER_PASS = 1 << 18
-"""Number of weights rounded at once when a model is loaded: few enough to stay in a core's cache between operations."""
 GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
 """gelu(x) ~ x * (1 + tanh(u)) / 2 = x / (1 + e^-2u) with u = INNER * (x + CUBE * x^3)."""
 
@@ -63,7 +61,7 @@ class IntegerKernels:
     device = torch.device("cpu")
 
     def __init__(self, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> None:
-        self.numerics_id = f"integer-a8-{kv_format.name}-2"
+        self.numerics_id = f"integer-a8-{kv_format.name}-3"
         self._kv_format = kv_format
         self._scratch = Scratch()
         self._planner = AttentionPlanner()
@@ -73,14 +71,17 @@ class IntegerKernels:
         return forward
 
     def pack_linear(self, weights: Weight | Sequence[Weight], bias_O: torch.Tensor | None = None) -> LinearWeight:
-        return self._pack(stack([weight.unpack() for weight in as_list(weights)]), bias_O)
+        matrices = [self._pack(weight) for weight in as_list(weights)]
+        num_out = sum(weight.shape[0] for weight in as_list(weights))
+        num_bytes = sum(matrix.num_bytes for matrix in matrices)
+        return IntegerLinear(packed=matrices, num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O)
 
     def pack_embedding(self, weight: Weight) -> Embedding:
         return FloatEmbedding(as_matrix(weight))
 
     def tied_output(self, embedding: Embedding) -> LinearWeight:
         assert isinstance(embedding, FloatEmbedding)
-        return self._pack(embedding.table_VD, None)
+        return self.pack_linear(embedding.table_VD)
 
     def pack_router(
         self, weight: Weight, num_used: int, *, renormalizes: bool, shared_gate: Weight | None = None
@@ -103,35 +104,17 @@ class IntegerKernels:
         assert isinstance(embedding, FloatEmbedding)
         return self.gather_rows(embedding.table_VD, token_ids_T)
 
-    def _pack(self, weight: AnyWeight, bias_O: torch.Tensor | None) -> IntegerLinear:
-        if isinstance(weight, FourBitWeight):
-            return pack_four_bit(weight, bias_O)
-        return self._pack_bytes(weight.float(), bias_O)
-
-    def _pack_bytes(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> IntegerLinear:
-        (num_out, num_in), num_groups = weight_OI.shape, num_blocks(weight_OI.shape[1])
-        integers_OI = torch.empty(num_out, num_groups * BLOCK, dtype=torch.int8)
-        scale_GO = torch.empty(num_groups, num_out)
-        rows_per_pass = max(1, WEIGHTS_PER_PASS // num_in)
-        for first in range(0, num_out, rows_per_pass):
-            some = slice(first, first + rows_per_pass)
-            rounded_OGB, scale_OG1 = round_blocks(weight_OI[some])
-            integers_OI[some] = rounded_OGB.flatten(1)
-            # Both sides were Hadamard-rotated: the product is BLOCK times too large, and the division is exact.
-            scale_GO[:, some] = scale_OG1.squeeze(2).T / BLOCK
-        weight_GBO = integers_OI.view(num_out, -1, BLOCK).permute(1, 2, 0).contiguous()
-        num_bytes = weight_GBO.nbytes + scale_GO.nbytes
-        return IntegerLinear(packed=(weight_GBO, scale_GO), num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O)
+    def _pack(self, weight: StoredWeight) -> GroupedMatrix | ByteMatrix:
+        unpacked = weight.unpack()
+        return pack_grouped(unpacked) if isinstance(unpacked, GroupedWeight) else pack_bytes(unpacked.float())
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
-        if isinstance(weight, FourBitLinear):
-            return linear_four_bit(x_TI, weight)
-        integers_TGB, scale_TG1 = round_blocks(x_TI)
-        y_TO = torch.zeros(len(x_TI), weight.num_out)
-        for group, (weight_BO, scale_O) in enumerate(zip(*weight.packed, strict=True)):
-            products_TO = integers_TGB[:, group] @ weight_BO.float()
-            y_TO.add_(products_TO.mul_(scale_O).mul_(scale_TG1[:, group]))
+        results = [
+            multiply_grouped(x_TI, matrix) if isinstance(matrix, GroupedMatrix) else multiply_bytes(x_TI, matrix)
+            for matrix in weight.packed
+        ]
+        y_TO = results[0] if len(results) == 1 else torch.cat(results, dim=1)
         return y_TO if weight.bias_O is None else y_TO.add_(weight.bias_O)
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Decoders of GGML's tensor formats to float32, with the same bits as ggml and the gguf package.
+"""Decoders of GGML's tensor formats. Dequantized, their results have the same bits as ggml and the gguf package.
 
-Most are block formats, which pack weights, scales and minima into the bytes of a block. Each format from Q4_0 to Q4_K and
-IQ4_XS is a function here, named in lower case. To add one, write its function and name it in DECODERS.
+Most are block formats, which pack integers, scales and minima into the bytes of a block. Each format from Q4_0 to Q6_K and
+IQ4_XS is a function here, named in lower case. To add one, write its function and name it in GROUPED; its native form is in
+worker/kernels/native/source/grouped_files.h.
 
 - Older formats ("Q4_0", "Q5_1", ...): 32 weights share a float16 scale d and, in the "_1" kinds, a minimum m. Weights 0 to 15
   are in the low nibbles, 16 to 31 in the high ones. Five-bit kinds store the fifth bits separately, in order.
@@ -18,15 +19,13 @@ from dataclasses import dataclass
 import torch
 
 from pagoda.models.formats.ggml_type import GGMLType
-from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
+from worker.weights.grouped import AnyWeight, GroupedWeight, as_float32
 from worker.weights.linear_format import StoredWeight
 
 VALUES_PER_PASS = 1 << 20
 """Number of values unpacked at once: few enough to stay in a core's cache between operations and to need little memory."""
 K_BLOCK = 256
-IQ4_VALUES = torch.tensor(
-    (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), dtype=torch.float32
-)
+IQ4_VALUES = torch.tensor((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), dtype=torch.int8)
 
 
 class UnsupportedTypeError(ValueError):
@@ -60,9 +59,8 @@ class GGMLFormat:
     def unpack(self, weight: StoredWeight, first: int, end: int) -> AnyWeight:
         """Return rows in newly allocated memory."""
         rows = weight.parts["blocks"][weight.file_rows(first, end)].contiguous()
-        if self.ggml_type not in FOUR_BIT:
-            return dequantize(rows.numpy().data.cast("B"), self.ggml_type).view(len(rows), -1)
-        return FOUR_BIT[self.ggml_type](rows.view(-1, self.ggml_type.block_bytes)).view(len(rows))
+        decoded = DECODERS[self.ggml_type](rows.view(-1, self.ggml_type.block_bytes))
+        return decoded.view(len(rows)) if isinstance(decoded, GroupedWeight) else decoded.view(len(rows), -1)
 
 
 def stored_blocks(
@@ -84,35 +82,29 @@ def _stored_as(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda blocks: blocks.view(dtype)
 
 
-def q8_0(blocks: torch.Tensor) -> torch.Tensor:
+def q8_0(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q8_0, d * q. Bytes: d 2, integers 32."""
-    return _half(blocks, 0) * blocks[:, 2:].view(torch.int8)
+    return _grouped(blocks[:, 2:].view(torch.int8), _half(blocks, 0))
 
 
-def q4_0(blocks: torch.Tensor) -> torch.Tensor:
+def q4_0(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q4_0, d * (q - 8). Bytes: d 2, nibbles 16."""
-    return _nibbles(blocks[:, 2:]).float().sub_(8).mul_(_half(blocks, 0))
+    return _grouped(_nibbles(blocks[:, 2:]).view(torch.int8) - 8, _half(blocks, 0))
 
 
-def q4_0_with_minimum(blocks: torch.Tensor) -> FourBitWeight:
-    """Decode Q4_0 as d * q - 8 * d. This is exact, so it equals `q4_0` except for the sign of zeros."""
-    scale = _half(blocks, 0)
-    return FourBitWeight(integers_OI=_nibbles(blocks[:, 2:]), scale_OG=scale, minimum_OG=scale * -8)
-
-
-def q4_1(blocks: torch.Tensor) -> FourBitWeight:
+def q4_1(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q4_1, d * q + m. Bytes: d 2, m 2, nibbles 16."""
-    return FourBitWeight(integers_OI=_nibbles(blocks[:, 4:]), scale_OG=_half(blocks, 0), minimum_OG=_half(blocks, 2))
+    return _grouped(_nibbles(blocks[:, 4:]), _half(blocks, 0), _half(blocks, 2))
 
 
-def q5_0(blocks: torch.Tensor) -> torch.Tensor:
+def q5_0(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q5_0, d * (q - 16). Bytes: d 2, fifth bits 4, nibbles 16."""
-    return _five_bits(blocks[:, 2:]).float().sub_(16).mul_(_half(blocks, 0))
+    return _grouped(_five_bits(blocks[:, 2:]).view(torch.int8) - 16, _half(blocks, 0))
 
 
-def q5_1(blocks: torch.Tensor) -> torch.Tensor:
+def q5_1(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q5_1, d * q + m. Bytes: d 2, m 2, fifth bits 4, nibbles 16."""
-    return _five_bits(blocks[:, 4:]).float().mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+    return _grouped(_five_bits(blocks[:, 4:]), _half(blocks, 0), _half(blocks, 2))
 
 
 def _nibbles(packed: torch.Tensor) -> torch.Tensor:
@@ -124,45 +116,44 @@ def _five_bits(packed: torch.Tensor) -> torch.Tensor:
     return _nibbles(packed[:, 4:]) | (fifth << 4)
 
 
-def q2_k(blocks: torch.Tensor) -> torch.Tensor:
+def q2_k(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q2_K. Bytes: scale and minimum nibbles 16, integers 64, d 2, dmin 2."""
     scales_nR, minima_nR = blocks[:, :16] & 0x0F, blocks[:, :16] >> 4
     values = _unpack(blocks[:, 16:80].contiguous(), bits=2, group=32)
-    return _scaled(values.float(), _half(blocks, 80) * scales_nR, _half(blocks, 82) * minima_nR)
+    return _grouped(values, _half(blocks, 80) * scales_nR, _half(blocks, 82) * -minima_nR.float())
 
 
-def q3_k(blocks: torch.Tensor) -> torch.Tensor:
+def q3_k(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q3_K. Bytes: third bits 32, low bits 64, scales 12, d 2. Integers are stored plus 4, scales plus 32."""
     third = _unpack(blocks[:, :32].contiguous(), bits=1, group=32)
     values = _unpack(blocks[:, 32:96].contiguous(), bits=2, group=32) | (third << 2)
     low = _unpack(blocks[:, 96:104].contiguous(), bits=4, group=8)
     high = _unpack(blocks[:, 104:108].contiguous(), bits=2, group=4)
     scales_nR = (low | (high << 4)).float().sub_(32)
-    return _scaled(values.float().sub_(4), _half(blocks, 108) * scales_nR)
+    return _grouped(values.view(torch.int8) - 4, _half(blocks, 108) * scales_nR)
 
 
-def q4_k(blocks: torch.Tensor) -> FourBitWeight:
+def q4_k(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q4_K. Bytes: d 2, dmin 2, scales and minima 12, integers 128."""
     scales_nR, minima_nR = _scales_and_minima(blocks[:, 4:16])
     integers = _unpack(blocks[:, 16:].contiguous(), bits=4, group=32)
-    scales_nR, minima_nR = _half(blocks, 0) * scales_nR, _half(blocks, 2) * -minima_nR.float()
-    return FourBitWeight(integers_OI=integers, scale_OG=scales_nR, minimum_OG=minima_nR)
+    return _grouped(integers, _half(blocks, 0) * scales_nR, _half(blocks, 2) * -minima_nR.float())
 
 
-def q5_k(blocks: torch.Tensor) -> torch.Tensor:
+def q5_k(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q5_K. Bytes: d 2, dmin 2, scales and minima 12, fifth bits 32, low bits 128."""
     scales_nR, minima_nR = _scales_and_minima(blocks[:, 4:16])
     fifth = _unpack(blocks[:, 16:48].contiguous(), bits=1, group=32)
     values = _unpack(blocks[:, 48:].contiguous(), bits=4, group=32) | (fifth << 4)
-    return _scaled(values.float(), _half(blocks, 0) * scales_nR, _half(blocks, 2) * minima_nR)
+    return _grouped(values, _half(blocks, 0) * scales_nR, _half(blocks, 2) * -minima_nR.float())
 
 
-def q6_k(blocks: torch.Tensor) -> torch.Tensor:
+def q6_k(blocks: torch.Tensor) -> GroupedWeight:
     """Decode Q6_K. Bytes: low bits 128, high bits 64, scales 16 (signed), d 2. Integers are stored plus 32."""
     high = _unpack(blocks[:, 128:192].contiguous(), bits=2, group=32)
     values = _unpack(blocks[:, :128].contiguous(), bits=4, group=64) | (high << 4)
     scales_nR = blocks[:, 192:208].view(torch.int8)
-    return _scaled(values.float().sub_(32), _half(blocks, 208) * scales_nR)
+    return _grouped(values.view(torch.int8) - 32, _half(blocks, 208) * scales_nR)
 
 
 def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,29 +168,24 @@ def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return scales_nR, minima_nR
 
 
-def _scaled(values: torch.Tensor, scales_nR: torch.Tensor, minima_nR: torch.Tensor | None = None) -> torch.Tensor:
-    """Return scale * value - minimum. Each operation is rounded on its own, as in ggml, without a fused multiply-add."""
-    values_nRW = values.view(*scales_nR.shape, -1).mul_(scales_nR[..., None])
-    if minima_nR is not None:
-        values_nRW.sub_(minima_nR[..., None])
-    return values_nRW.view(-1, K_BLOCK)
+def _grouped(values: torch.Tensor, scales_nR: torch.Tensor, minima_nR: torch.Tensor | None = None) -> GroupedWeight:
+    """Return scale * value + minimum. Products with small integers are exact, so the sums have the bits of ggml's."""
+    return GroupedWeight(integers_OI=values.contiguous().view(torch.int8), scale_OG=scales_nR, minimum_OG=minima_nR)
 
 
-def iq4_nl(blocks: torch.Tensor) -> torch.Tensor:
+def iq4_nl(blocks: torch.Tensor) -> GroupedWeight:
     """Decode IQ4_NL, 32 weights. Bytes: d 2, nibbles 16."""
-    return _look_up(blocks[:, 2:]).mul_(_half(blocks, 0))
+    return _grouped(_look_up(blocks[:, 2:]), _half(blocks, 0))
 
 
-def iq4_xs(blocks: torch.Tensor) -> torch.Tensor:
+def iq4_xs(blocks: torch.Tensor) -> GroupedWeight:
     """Decode IQ4_XS, 256 weights in runs of 32.
 
     Bytes: d 2, upper two bits of the scales 2, their lower four bits 4, nibbles 128. Scales are stored plus 32.
     """
     high = _unpack(blocks[:, 2:4].contiguous(), bits=2, group=1)
     low = _unpack(blocks[:, 4:8].contiguous(), bits=4, group=1)
-    scales_nR = _half(blocks, 0) * (low | (high << 4)).float().sub_(32)
-    values_nRW = _look_up(blocks[:, 8:]).view(*scales_nR.shape, -1)
-    return values_nRW.mul_(scales_nR[..., None]).view(blocks.shape[0], -1)
+    return _grouped(_look_up(blocks[:, 8:]), _half(blocks, 0) * (low | (high << 4)).float().sub_(32))
 
 
 def _look_up(packed: torch.Tensor) -> torch.Tensor:
@@ -223,26 +209,25 @@ def _unpack(packed: torch.Tensor, bits: int, group: int) -> torch.Tensor:
     return fields.bitwise_and_((1 << bits) - 1).view(packed.shape[0], -1)
 
 
-FOUR_BIT: dict[GGMLType, Callable[[torch.Tensor], FourBitWeight]] = {
-    GGMLType.Q4_0: q4_0_with_minimum,
-    GGMLType.Q4_1: q4_1,
-    GGMLType.Q4_K: q4_k,
-}
-
-DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
-    **FOUR_BIT,
-    GGMLType.F32: _stored_as(torch.float32),
-    GGMLType.F16: _stored_as(torch.float16),
-    GGMLType.BF16: _stored_as(torch.bfloat16),
+GROUPED: dict[GGMLType, Callable[[torch.Tensor], GroupedWeight]] = {
     GGMLType.Q8_0: q8_0,
     GGMLType.Q4_0: q4_0,
+    GGMLType.Q4_1: q4_1,
     GGMLType.Q5_0: q5_0,
     GGMLType.Q5_1: q5_1,
     GGMLType.Q2_K: q2_k,
     GGMLType.Q3_K: q3_k,
+    GGMLType.Q4_K: q4_k,
     GGMLType.Q5_K: q5_k,
     GGMLType.Q6_K: q6_k,
     GGMLType.IQ4_NL: iq4_nl,
     GGMLType.IQ4_XS: iq4_xs,
 }
-"""Functions from blocks [n, bytes] to values [n, values per block], in any type that float32 can represent."""
+
+DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
+    GGMLType.F32: _stored_as(torch.float32),
+    GGMLType.F16: _stored_as(torch.float16),
+    GGMLType.BF16: _stored_as(torch.bfloat16),
+    **GROUPED,
+}
+"""Functions from blocks [n, bytes] to values [n, values per block], as integers in groups or as floats of any type."""

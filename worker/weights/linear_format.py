@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
+from worker.weights.grouped import AnyWeight, GroupedWeight, as_float32
 
 
 class LinearFormat(Protocol):
@@ -69,14 +69,17 @@ class FloatFormat:
 
 @dataclass(frozen=True, slots=True)
 class UnpackedFormat:
-    """Integers, one per byte, in the parts "integers" [O, I], "scale" and "minimum" [O, G]: the fields of FourBitWeight."""
+    """The fields of GroupedWeight as parts: "integers" [O, I], "scale" [O, G] and, if there are minima, "minimum" [O, G]."""
 
     name = "unpacked"
 
-    def unpack(self, weight: StoredWeight, first: int, end: int) -> FourBitWeight:
-        rows = weight.file_rows(first, end)
-        integers, scale, minimum = (weight.parts[part][rows] for part in ("integers", "scale", "minimum"))
-        return FourBitWeight(integers_OI=integers, scale_OG=scale, minimum_OG=minimum)
+    def unpack(self, weight: StoredWeight, first: int, end: int) -> GroupedWeight:
+        rows, minimum = weight.file_rows(first, end), weight.parts.get("minimum")
+        return GroupedWeight(
+            integers_OI=weight.parts["integers"][rows],
+            scale_OG=weight.parts["scale"][rows],
+            minimum_OG=None if minimum is None else minimum[rows],
+        )
 
 
 Weight = AnyWeight | StoredWeight
@@ -87,7 +90,9 @@ def stored(weight: AnyWeight) -> StoredWeight:
     num_out, num_in = weight.shape
     if isinstance(weight, torch.Tensor):
         return StoredWeight(format=FloatFormat(weight.dtype), shape=(num_out, num_in), parts={"floats": weight})
-    parts = {"integers": weight.integers_OI, "scale": weight.scale_OG, "minimum": weight.minimum_OG}
+    parts = {"integers": weight.integers_OI, "scale": weight.scale_OG}
+    if weight.minimum_OG is not None:
+        parts["minimum"] = weight.minimum_OG
     return StoredWeight(format=UnpackedFormat(), shape=(num_out, num_in), parts=parts)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.quality.emulation import EXACT, EmulatedKernels, Format
-from bench.quality.formats import CONSIDERED, FOUR_BIT_FILE, INTEGER_MODE, LLAMA_CPP
+from bench.quality.formats import CONSIDERED, INTEGER_FILE, INTEGER_MODE, LLAMA_CPP
 from bench.quality.in_process import EmulatedModel, WindowModel
 from bench.quality.measure import FLOAT32, measure
 from bench.quality.rounding import Rounding, exact, half, integers, outliers_apart, rotated
@@ -12,7 +12,7 @@ from pagoda.models.model import Model
 from tests.kernels.tiny_llama import make_llama, save_safetensors
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.reference import ReferenceKernels
-from worker.weights.four_bit import AnyWeight, FourBitWeight
+from worker.weights.grouped import AnyWeight, GroupedWeight
 
 WINDOWS = [[(11 * i * i + 5 * i + seed) % 131 for i in range(60)] for seed in (1, 2)]
 
@@ -72,18 +72,18 @@ def test_exact_is_the_reference_bit_for_bit(model: Model) -> None:
     assert torch.equal(EmulatedModel(model).logprobs(EXACT, WINDOWS[0]), expected)
 
 
-def random_weight(four_bit: bool) -> AnyWeight:
+def random_weight(grouped: bool) -> AnyWeight:
     generator = torch.Generator().manual_seed(1)
-    if not four_bit:
+    if not grouped:
         return torch.randn(40, 192, generator=generator)
-    integers_OI = torch.randint(0, 16, (40, 192), dtype=torch.uint8, generator=generator)
+    integers_OI = torch.randint(0, 16, (40, 192), dtype=torch.int8, generator=generator)
     scale_OG = torch.rand(40, 6, generator=generator)
-    return FourBitWeight(integers_OI=integers_OI, scale_OG=scale_OG, minimum_OG=-8 * scale_OG)
+    return GroupedWeight(integers_OI=integers_OI, scale_OG=scale_OG, minimum_OG=-8 * scale_OG)
 
 
-@pytest.mark.parametrize(("name", "four_bit"), [(INTEGER_MODE, False), (FOUR_BIT_FILE, True)])
-def test_a_linear_of_the_integer_mode_is_emulated_up_to_the_rounding_of_sums(name: str, four_bit: bool) -> None:
-    x_TI, weight = torch.randn(5, 192, generator=torch.Generator().manual_seed(0)), random_weight(four_bit)
+@pytest.mark.parametrize(("name", "grouped"), [(INTEGER_MODE, False), (INTEGER_FILE, True)])
+def test_a_linear_of_the_integer_mode_is_emulated_up_to_the_rounding_of_sums(name: str, grouped: bool) -> None:
+    x_TI, weight = torch.randn(5, 192, generator=torch.Generator().manual_seed(0)), random_weight(grouped)
     emulated = EmulatedKernels()
     emulated.format = CONSIDERED[name]
     expected, y_TO, exact_TO = (

@@ -14,15 +14,38 @@ from worker.kernels.native.mixture_calls import ExpertsCall, RouteCall
 POINTER = c_void_p
 
 
+class LinearSegment(ctypes.Structure):
+    """One of the matrices of a linear, in a format of its own."""
+
+    _fields_ = (
+        ("format", POINTER),
+        ("panels", POINTER),
+        ("first_out", c_int64),
+        ("num_out", c_int64),
+    )
+
+
 class LinearCall(ctypes.Structure):
-    """The arguments of a linear, for each kind of panels."""
+    """The arguments of a linear of matrices whose formats round inputs alike."""
 
     _fields_ = (
         ("x", POINTER),
-        ("panels", POINTER),
+        ("segments", POINTER),
         ("bias", POINTER),
         ("y", POINTER),
         ("rows", POINTER),
+        ("num_segments", c_int64),
+        ("num_in", c_int64),
+        ("num_out", c_int64),
+    )
+
+
+class GroupedPackCall(ctypes.Structure):
+    _fields_ = (
+        ("format", POINTER),
+        ("file", POINTER),
+        ("row_order", POINTER),
+        ("panels", POINTER),
         ("num_in", c_int64),
         ("num_out", c_int64),
     )
@@ -181,8 +204,6 @@ Call = (
 )
 KERNELS = (
     "linear",
-    "linear_four_bit",
-    "linear_four_bit_half",
     "rms_norm",
     "silu_mul",
     "gelu_tanh_mul",
@@ -210,7 +231,9 @@ class Launch(ctypes.Structure):
 
 
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
-    "linear_call": LinearCall,
+    "linear_segment": LinearSegment,
+    "linear_of_segments_call": LinearCall,
+    "grouped_pack_call": GroupedPackCall,
     "rms_norm_call": RMSNormCall,
     "activation_call": ActivationCall,
     "pointwise_call": PointwiseCall,
@@ -259,14 +282,14 @@ def load_library(path: Path) -> ctypes.CDLL:
         _declare(library, kernel, None, POINTER, c_int64)
     _declare(library, "replay", None, POINTER, c_int64, POINTER)
     _declare(library, "pack_panels", None, POINTER, POINTER, c_int64, c_int64)
-    _declare(library, "pack_four_bit_panels", None, POINTER, POINTER, POINTER, POINTER, c_int64, c_int64, c_int64)
+    _declare(library, "pack_grouped", None, POINTER)
+    _declare(library, "unpack_grouped_row", None, POINTER, POINTER, c_int64, c_int64, POINTER)
     _declare(library, "choose_tokens", None, POINTER, c_int64)
     _declare_short(library, "set_threads", None, c_int64)
-    _declare_short(library, "panels_bytes", c_int64, c_int64, c_int64)
-    _declare_short(library, "linear_scratch_bytes", c_int64, c_int64)
-    _declare_short(library, "four_bit_panels_bytes", c_int64, c_int64, c_int64, c_int64)
-    _declare_short(library, "four_bit_scratch_bytes", c_int64, c_int64)
-    _declare_short(library, "round_alike", c_int64, c_int64, c_int64)
+    _declare_short(library, "find_grouped_format", c_void_p, c_char_p)
+    _declare_short(library, "panels_bytes", c_int64, c_void_p, c_int64, c_int64)
+    _declare_short(library, "scratch_bytes", c_int64, c_void_p, c_int64)
+    _declare_short(library, "round_alike", c_int64, c_void_p, c_void_p)
     _declare_short(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     _declare_short(library, "choose_scratch_bytes", c_int64, c_int64)
     return library
@@ -282,9 +305,15 @@ def find_kernel(library: ctypes.CDLL, kernel: str) -> "ctypes._NamedFuncPointer"
     return function
 
 
-def find_linear_format(library: ctypes.CDLL, kernel: str) -> int:
-    """Return the address of the `struct linear_format` of one of the linear kernels."""
-    return ctypes.addressof(ctypes.c_char.in_dll(library, f"{kernel}_format"))
+def find_byte_format(library: ctypes.CDLL) -> int:
+    """Return the address of the format of Hadamard-rotated bytes."""
+    return ctypes.addressof(ctypes.c_char.in_dll(library, "hadamard_int8_format"))
+
+
+def find_grouped_format(library: ctypes.CDLL, name: str) -> int | None:
+    """Return the address of the grouped format with this name, or None."""
+    address: int | None = library.find_grouped_format(name.encode())
+    return address
 
 
 def _check_layout(library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]) -> None:
@@ -325,7 +354,12 @@ def _declare(
     function.restype, function.argtypes = result, list(arguments)
 
 
-def _declare_short(library: ctypes.CDLL, name: str, result: type[c_int64] | None, *arguments: type[c_int64]) -> None:
+def _declare_short(
+    library: ctypes.CDLL,
+    name: str,
+    result: type[c_int64 | c_void_p] | None,
+    *arguments: type[c_int64 | c_void_p | c_char_p],
+) -> None:
     """Declare a function that returns immediately and keeps Python's lock.
 
     If it released the lock, another thread could hold it for a long time.

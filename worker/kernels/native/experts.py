@@ -9,7 +9,7 @@ import torch
 from worker.kernels.hadamard_int8 import IntegerLinear
 from worker.kernels.interface import LinearWeight
 from worker.kernels.mixture import PackedExperts
-from worker.kernels.native.bindings import find_linear_format
+from worker.kernels.native.panels import Panels
 
 
 class MixedFormatsError(ValueError):
@@ -44,13 +44,19 @@ def join_experts(library: ctypes.CDLL, experts: PackedExperts) -> PackedExperts:
 
 
 def _table(library: ctypes.CDLL, linears: Sequence[LinearWeight]) -> ExpertMatrices:
-    packed = [linear for linear in linears if isinstance(linear, IntegerLinear)]
-    assert len(packed) == len(linears) > 0
-    rows = [(find_linear_format(library, each.packed.kernel), each.packed.memory.data_ptr()) for each in packed]
+    packed = [_panels(linear) for linear in linears]
+    rows = [(each.segments[0].format, each.segments[0].panels) for each in packed]
     if not all(library.round_alike(rows[0][0], each) for each, _ in rows):
         raise MixedFormatsError("the experts of a layer are stored in different formats; they must all have one")
     first, table_E2 = packed[0], torch.tensor(rows, dtype=torch.int64)
-    return ExpertMatrices(table_E2=table_E2, num_out=first.num_out, row_bytes=first.packed.scratch_bytes)
+    return ExpertMatrices(table_E2=table_E2, num_out=first.segments[0].num_out, row_bytes=first.scratch_bytes)
+
+
+def _panels(linear: LinearWeight) -> Panels:
+    assert isinstance(linear, IntegerLinear)
+    (panels,) = linear.packed
+    assert isinstance(panels, Panels) and len(panels.segments) == 1
+    return panels
 
 
 def _format(matrices: ExpertMatrices) -> int:

@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 
 from worker.kernels.fixed_point import LOG2_E
-from worker.kernels.four_bit import FourBitLinear
 from worker.kernels.hadamard_int8 import IntegerLinear
 from worker.kernels.integer import GELU_CUBE, GELU_INNER, FloatEmbedding, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
@@ -41,7 +40,7 @@ from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
-from worker.weights.four_bit import AnyWeight, FourBitWeight
+from worker.weights.linear_format import Weight, as_list
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER
 
@@ -110,28 +109,31 @@ class NativeIntegerKernels(IntegerKernels):
         finally:
             self._launcher = launcher
 
-    def _pack(self, weight: AnyWeight, bias_O: torch.Tensor | None) -> IntegerLinear:
-        panels = self._packer.pack(weight if isinstance(weight, FourBitWeight) else weight.float())
-        linear = FourBitLinear if isinstance(weight, FourBitWeight) else IntegerLinear
-        return linear(packed=panels, num_out=weight.shape[0], packed_bytes=panels.memory.nbytes, bias_O=bias_O)
+    def pack_linear(self, weights: Weight | Sequence[Weight], bias_O: torch.Tensor | None = None) -> LinearWeight:
+        several = as_list(weights)
+        packed, num_out = self._packer.pack(several), sum(weight.shape[0] for weight in several)
+        num_bytes = sum(panels.num_bytes for panels in packed)
+        return IntegerLinear(packed=packed, num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O)
 
     def _join_experts(self, experts: PackedExperts) -> PackedExperts:
         return join_experts(self._library, experts)
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
-        (num_tokens, num_in), num_out, panels = x_TI.shape, weight.num_out, weight.packed
-        y_TO = self._launcher.new(num_tokens, num_out)
-        call = LinearCall(
-            x=_rows(x_TI).data_ptr(),
-            panels=panels.memory.data_ptr(),
-            bias=None if weight.bias_O is None else weight.bias_O.data_ptr(),
-            y=y_TO.data_ptr(),
-            rows=self._launcher.scratch("rows", num_tokens, panels.scratch_bytes, torch.uint8).data_ptr(),
-            num_in=num_in,
-            num_out=num_out,
-        )
-        self._launcher.launch(panels.kernel, call, num_tokens)
+        num_tokens, num_in = x_TI.shape
+        y_TO = self._launcher.new(num_tokens, weight.num_out)
+        for panels in weight.packed:
+            call = LinearCall(
+                x=_rows(x_TI).data_ptr(),
+                segments=ctypes.addressof(panels.segments),
+                bias=None if weight.bias_O is None else weight.bias_O.data_ptr(),
+                y=y_TO.data_ptr(),
+                rows=self._launcher.scratch("rows", num_tokens, panels.scratch_bytes, torch.uint8).data_ptr(),
+                num_segments=len(panels.segments),
+                num_in=num_in,
+                num_out=weight.num_out,
+            )
+            self._launcher.launch("linear", call, num_tokens)
         return y_TO
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

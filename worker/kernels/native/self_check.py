@@ -8,8 +8,8 @@ import torch
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import IntegerKV
 from worker.kernels.step_batch import StepBatch
-from worker.weights.four_bit import BLOCK as FOUR_BIT_BLOCK
-from worker.weights.four_bit import FourBitWeight
+from worker.weights.dequantize import GROUPED, stored_blocks
+from worker.weights.grouped import BLOCK, GroupedWeight
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
@@ -42,8 +42,8 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
         x_TI[NAN_ROWS, inner // 2] = math.nan
         yield "linear", kernels.linear(x_TI, kernels.pack_linear(random(37, inner), random(37)))
         yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
-    yield from _four_bit_results(kernels)
     yield from _mixture_results(kernels)
+    yield from _grouped_results(kernels)
     gate_up_TI = random(5, 2 * 1201) * 20
     # The indices include gates and ups, in whole vectors and after the last whole vector.
     gate_up_TI[4, ::600], gate_up_TI[4, 1::600], gate_up_TI[4, 2::600] = math.nan, math.inf, -math.inf
@@ -62,17 +62,17 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
     yield from _attention_results(kernels, heads_TNH)
 
 
-def _four_bit_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield results with scales and minima in 16 bits, as files have them, and in more."""
+def _grouped_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield a result for each of GGML's integer types, with random bytes as blocks: some factors are NaN or infinite."""
     generator = torch.Generator().manual_seed(4)
-    for num_tokens, num_groups in ((1, 2), (13, 5)):
-        integers_OI = torch.randint(16, (37, num_groups * FOUR_BIT_BLOCK), generator=generator, dtype=torch.uint8)
-        factors_FOG = torch.randn(2, 37, num_groups, generator=generator)
-        x_TI = torch.randn(num_tokens, integers_OI.shape[1], generator=generator)
-        x_TI[NAN_ROWS, 7] = math.nan
-        for scale_OG, minimum_OG in (factors_FOG, factors_FOG.half().float()):
-            weight = FourBitWeight(integers_OI=integers_OI, scale_OG=scale_OG, minimum_OG=minimum_OG)
-            yield "linear_four_bit", kernels.linear(x_TI, kernels.pack_linear(weight))
+    for ggml_type in GROUPED:
+        for num_tokens, num_in in ((1, 256), (2, 256), (13, 512)):
+            row_bytes = num_in // ggml_type.block_size * ggml_type.block_bytes
+            blocks_OX = torch.randint(256, (37, row_bytes), generator=generator, dtype=torch.uint8)
+            x_TI = torch.randn(num_tokens, num_in, generator=generator)
+            x_TI[NAN_ROWS, 7] = math.nan
+            weight = stored_blocks(blocks_OX.numpy().data.cast("B"), ggml_type, (37, num_in))
+            yield f"linear of {ggml_type.name}", kernels.linear(x_TI, kernels.pack_linear(weight))
 
 
 def _mixture_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
@@ -82,11 +82,11 @@ def _mixture_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tenso
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    num_experts, hidden, inner = 7, 2 * FOUR_BIT_BLOCK, 40
+    num_experts, hidden, inner = 7, 2 * BLOCK, 40
     floats = [[random(inner, hidden), random(inner, hidden), random(hidden, inner)] for _ in range(num_experts)]
-    integers_OI = torch.randint(16, (inner, hidden), generator=generator, dtype=torch.uint8)
+    integers_OI = torch.randint(16, (inner, hidden), generator=generator, dtype=torch.int8)
     packed = [
-        FourBitWeight(integers_OI=integers_OI, scale_OG=random(inner, 2), minimum_OG=random(inner, 2)) for _ in floats
+        GroupedWeight(integers_OI=integers_OI, scale_OG=random(inner, 2), minimum_OG=random(inner, 2)) for _ in floats
     ]
     gates, ups, downs = zip(*floats, strict=True)
     for num_tokens, renormalizes, their_ups in ((1, True, ups), (13, False, packed), (40, True, ups)):

@@ -22,8 +22,8 @@ from worker.kernels.reference import ReferenceKernels
 from worker.models.families import load_model, open_checkpoint
 from worker.weights import dequantize as dequantize_module
 from worker.weights.checkpoint import WeightsError
-from worker.weights.dequantize import DECODERS, FOUR_BIT, UnsupportedTypeError, dequantize, stored_blocks
-from worker.weights.four_bit import FourBitWeight, stack
+from worker.weights.dequantize import DECODERS, GROUPED, UnsupportedTypeError, dequantize, stored_blocks
+from worker.weights.grouped import GroupedWeight
 
 
 def random_blocks(kind: Any, num_blocks: int) -> np.ndarray[Any, Any]:
@@ -62,16 +62,14 @@ def test_the_progress_of_a_load_rises_to_the_size_of_the_tensors(is_gguf: bool, 
     assert totals[0] == pytest.approx(4 * model.num_parameters, rel=0.01)
 
 
-@pytest.mark.parametrize("kind", FOUR_BIT)
-def test_four_bit_blocks_as_they_are_have_the_same_values(kind: GGMLType) -> None:
+@pytest.mark.parametrize("kind", GROUPED)
+def test_rows_of_integers_are_in_our_order(kind: GGMLType) -> None:
     data = random_blocks(gguf.GGMLQuantizationType[kind.name], 12)
     expected = dequantize(memoryview(bytearray(data.tobytes())), kind).view(3, -1)
-    weight = stored_blocks(memoryview(bytearray(data.tobytes())), kind, (3, expected.shape[1])).unpack()
-    assert isinstance(weight, FourBitWeight)
-    assert int(weight.integers_OI.max()) <= 15
-    numbers = expected.isfinite()
-    # The bits may differ, because a zero may have another sign.
-    assert torch.equal(weight.dequantize()[numbers], expected[numbers])
+    order_O = torch.tensor([2, 0, 1])
+    weight = stored_blocks(memoryview(bytearray(data.tobytes())), kind, (3, expected.shape[1]), order_O).unpack()
+    assert isinstance(weight, GroupedWeight)
+    assert torch.equal(weight.dequantize().nan_to_num(), expected[order_O].nan_to_num())
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
@@ -105,19 +103,6 @@ def test_tensors_in_parts_have_the_bits_of_the_whole_file(kind: str, tmp_path: P
         SteppedModel(load_model(model, ReferenceKernels()), ReferenceKernels()).run("a", [1, 2, 3]) for model in models
     )
     assert torch.equal(one, several)
-
-
-def test_linears_are_stacked_as_they_are_if_all_are_alike() -> None:
-    def weight(num_out: int) -> FourBitWeight:
-        integers_OI = torch.randint(0, 16, (num_out, 64), dtype=torch.uint8)
-        return FourBitWeight(
-            integers_OI=integers_OI, scale_OG=torch.rand(num_out, 2), minimum_OG=torch.rand(num_out, 2)
-        )
-
-    first, second = weight(2), weight(3)
-    stacked, mixed = stack([first, second]), stack([first, second.dequantize()])
-    assert isinstance(stacked, FourBitWeight) and isinstance(mixed, torch.Tensor)
-    assert torch.equal(stacked.dequantize(), mixed)
 
 
 def test_unreadable_type_names_the_readable_ones() -> None:

@@ -31,9 +31,10 @@ INLINE float float_of(int32_t bits) {
     return x;
 }
 
-/* Convert a finite number of 16 bits. Its bits, moved to their places in a float, make a number whose exponent is 112 too small. */
+/* Convert a number of 16 bits. Its bits, moved to their places in a float, make a number whose exponent is 112 too small. */
 INLINE float half_to_float(uint16_t half) {
     float magnitude = float_of((half & 0x7fff) << 13) * 0x1p112f;
+    if ((half & 0x7c00) == 0x7c00) magnitude = float_of(0x7f800000 | (half & 0x3ff) << 13);
     return float_of(bits_of(magnitude) | (int32_t)((uint32_t)(half & 0x8000) << 16));
 }
 

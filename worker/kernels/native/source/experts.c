@@ -53,11 +53,6 @@ struct experts_job {
     int64_t num_in, num_out, chunks_per_expert;
 };
 
-/* Return True if two formats round inputs alike. */
-EXPORT int64_t round_alike(const struct linear_format *a, const struct linear_format *b) {
-    return a->round_tokens == b->round_tokens;
-}
-
 /* Order the pairs by expert: `places` holds each pair's expert, then its place. Return the number of experts with tokens. */
 static int64_t order_pairs(const struct experts_call *call, int64_t num_tokens, int32_t *starts, int32_t *used) {
     int64_t num_used = 0, num_experts = call->num_experts;
@@ -115,7 +110,7 @@ static void multiply_chunk(const void *argument, int64_t chunk, int thread) {
     for (int m = 0; m < 2 && job->matrices[m]; m++) {
         const struct expert_matrix *matrix = job->matrices[m] + expert;
         struct linear_call call = {.panels = matrix->panels, .y = job->results[m], .rows = (void *)job->rows[m],
-                                   .num_in = job->num_in, .num_out = job->num_out};
+                                   .num_in = job->num_in, .num_out = job->num_out, .y_stride = job->num_out};
         int64_t num_panels = divide_up(job->num_out, matrix->format->panel);
         int64_t first = num_panels * part / job->chunks_per_expert, end = num_panels * (part + 1) / job->chunks_per_expert;
         multiply_tiles(matrix->format, &call, job->starts[expert], job->starts[expert + 1], first, end);

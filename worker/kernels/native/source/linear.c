@@ -25,11 +25,11 @@ struct panel_block {
 
 static int64_t count_blocks(int64_t num_in) { return divide_up(num_in, BLOCK); }
 
-/* Return the scratch memory for each token. */
-EXPORT int64_t linear_scratch_bytes(int64_t num_in) { return count_blocks(num_in) * sizeof(struct rounded_block); }
+static int64_t row_bytes(int64_t num_in) { return count_blocks(num_in) * sizeof(struct rounded_block); }
 
-EXPORT int64_t panels_bytes(int64_t num_out, int64_t num_in) {
-    return divide_up(num_out, PANEL) * count_blocks(num_in) * sizeof(struct panel_block);
+static int64_t panel_bytes(const struct linear_format *format, int64_t num_in) {
+    (void)format;
+    return count_blocks(num_in) * sizeof(struct panel_block);
 }
 
 static void round_block(const float *x, int64_t size, struct rounded_block *rounded) {
@@ -87,7 +87,9 @@ INLINE void multiply_rows(const struct linear_call *call, int64_t token, int64_t
 }
 
 /* The number of rows is a constant in each call, so that their sums stay in registers. */
-static void multiply_some_rows(const struct linear_call *call, int64_t token, int64_t p, int64_t num_rows) {
+static void multiply_some_rows(const struct linear_format *format, const struct linear_call *call, int64_t token, int64_t p,
+                               int64_t num_rows) {
+    (void)format;
     switch (num_rows) {
         case 1: multiply_rows(call, token, p, 1); break;
         case 2: multiply_rows(call, token, p, 2); break;
@@ -100,9 +102,14 @@ static void multiply_some_rows(const struct linear_call *call, int64_t token, in
     }
 }
 
-EXPORT const struct linear_format linear_format = {PANEL, ROWS, linear_scratch_bytes, round_tokens, multiply_some_rows};
-
-EXPORT void linear(const struct linear_call *call, int64_t num_tokens) { run_linear(&linear_format, call, num_tokens); }
+EXPORT const struct linear_format hadamard_int8_format = {
+    .panel = PANEL,
+    .rows_at_once = ROWS,
+    .bytes_per_token = row_bytes,
+    .panel_bytes = panel_bytes,
+    .round_tokens = round_tokens,
+    .multiply = multiply_some_rows,
+};
 
 /* Pack one block of a row of weights into output o of a panel, as integers and a scale. Weights are Hadamard-rotated as inputs
    are, so the product is BLOCK times too large; the scale corrects that. */
@@ -120,7 +127,7 @@ static void pack_block(const float *weights, int64_t size, struct panel_block *p
 /* Pack weights [O, I] into panels. In the last panel, outputs beyond O have a scale of zero, and their sums are not used. */
 EXPORT void pack_panels(const float *weights, struct panel_block *panels, int64_t num_out, int64_t num_in) {
     int64_t num_blocks = count_blocks(num_in);
-    memset(panels + num_out / PANEL * num_blocks, 0, panels_bytes(num_out % PANEL, num_in));
+    memset(panels + num_out / PANEL * num_blocks, 0, divide_up(num_out % PANEL, PANEL) * panel_bytes(&hadamard_int8_format, num_in));
     for (int64_t out = 0; out < num_out; out++)
         for (int64_t block = 0; block < num_blocks; block++)
             pack_block(weights + out * num_in + block * BLOCK, smaller(num_in - block * BLOCK, BLOCK),

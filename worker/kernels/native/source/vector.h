@@ -89,7 +89,7 @@ INLINE floats load_floats(const float *x) {
     memcpy(&lanes, x, sizeof lanes);
     return lanes;
 }
-/* Load finite numbers of 16 bits. */
+/* Load numbers of 16 bits. */
 INLINE floats load_half_floats(const uint16_t *x) {
 #if LANES == 16
     return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)x));

@@ -1,0 +1,77 @@
+"""The integer mode's arithmetic for linears whose weights are integers in the file: the weights stay unchanged.
+
+With scale d and minimum m of each group of weights (../weights/grouped.py), and each 32 inputs rounded to integers q times s,
+
+    sum over i of (d w_i + m) x_i  ~  (sum of w_i q_i) d s  +  m (s sum of q_i)
+
+The weights lose nothing. The inputs are not Hadamard-rotated, because the weights are not. Blocks of 32 inputs are added to the
+result one after the other. The operations of a block, each rounded to float32, are in this order:
+
+    groups of 32:  y += (sum * d) * s;                       with minima  y += m * (s * sum of q)
+    groups of 16:  y += (sum_0 * d_0 + sum_1 * d_1) * s;     with minima  y += m_0 * (s * sum_0 of q) + m_1 * (s * sum_1 of q)
+
+Budget of bits: integers are of at most 8 bits, so a sum of 32 products is at most 32 * 128 * 127 < 2^19, exact in int32 and
+float32 in any order. Everything else is a sequence of single IEEE operations, so the bits do not depend on the rest of the batch:
+see fixed_point.py. A format that stores integers with an offset subtracts it within the exact sum.
+
+Legend as in step_batch.py; O, I outer and inner dimension, G blocks of 32 inputs, K groups in a block, W inputs of a group.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from worker.kernels.fixed_point import round_rows
+from worker.weights.grouped import BLOCK, GroupedWeight
+
+LEVELS = 127
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedMatrix:
+    """A matrix with the file's own integers and factors."""
+
+    integers_GKWO: torch.Tensor
+    scale_GKO: torch.Tensor
+    minimum_GKO: torch.Tensor | None
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.nbytes for part in (self.integers_GKWO, self.scale_GKO, self.minimum_GKO) if part is not None)
+
+
+def pack_grouped(weight: GroupedWeight) -> GroupedMatrix:
+    num_out, num_blocks, size = weight.shape[0], weight.shape[1] // BLOCK, weight.group_size
+
+    def by_block(factor_OG: torch.Tensor) -> torch.Tensor:
+        return factor_OG.view(num_out, num_blocks, -1).permute(1, 2, 0).contiguous()
+
+    return GroupedMatrix(
+        integers_GKWO=weight.integers_OI.view(num_out, num_blocks, -1, size).permute(1, 2, 3, 0).contiguous(),
+        scale_GKO=by_block(weight.scale_OG),
+        minimum_GKO=None if weight.minimum_OG is None else by_block(weight.minimum_OG),
+    )
+
+
+def multiply_grouped(x_TI: torch.Tensor, matrix: GroupedMatrix) -> torch.Tensor:
+    num_tokens, (_, groups, size, num_out) = len(x_TI), matrix.integers_GKWO.shape
+    integers_TGB, scale_TG1 = round_rows(x_TI.view(num_tokens, -1, BLOCK), LEVELS)
+    integers_TGKW = integers_TGB.view(num_tokens, -1, groups, size)
+    offset_TGK = integers_TGKW.sum(dim=-1).mul_(scale_TG1)
+    y_TO = torch.zeros(num_tokens, num_out)
+    for block, (weight_KWO, scale_KO) in enumerate(zip(matrix.integers_GKWO, matrix.scale_GKO, strict=True)):
+        products = (integers_TGKW[:, block, k] @ weight_KWO[k].float() for k in range(groups))
+        scaled = (sums_TO.mul_(scale_O) for sums_TO, scale_O in zip(products, scale_KO, strict=True))
+        y_TO.add_(_sum(scaled).mul_(scale_TG1[:, block]))
+        if matrix.minimum_GKO is not None:
+            minima = (offset_TGK[:, block, k, None] * matrix.minimum_GKO[block, k] for k in range(groups))
+            y_TO.add_(_sum(minima))
+    return y_TO
+
+
+def _sum(terms: Iterator[torch.Tensor]) -> torch.Tensor:
+    total = next(terms)
+    for term in terms:
+        total.add_(term)
+    return total

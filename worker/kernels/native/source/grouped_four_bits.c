@@ -1,0 +1,8 @@
+/* Formats of four bits. */
+#include "grouped_files.h"
+#include "grouped_multiply.h"
+
+GROUPED_FORMAT(Q4_0, 32, read_q4_0, 18, {FOUR_BITS, HALF, 8});
+GROUPED_FORMAT(Q4_1, 32, read_q4_1, 20, {FOUR_BITS, HALF_PAIR, 0});
+GROUPED_FORMAT(Q4_K, 256, read_q4_k, 144, {FOUR_BITS, SIX_BIT_PAIR, 0});
+GROUPED_FORMAT(UNPACKED_4, 32, read_unpacked, 40, {FOUR_BITS, FLOAT_PAIR, 0});

@@ -1,0 +1,226 @@
+/* A grouped format's functions, made from the kinds of its integers and factors. All of these are constants where the functions are
+   inlined, and so is the number of rows, so that sums stay in registers. */
+#ifndef PAGODA_GROUPED_MULTIPLY_H
+#define PAGODA_GROUPED_MULTIPLY_H
+
+#include "grouped_factors.h"
+#include "grouped_integers.h"
+
+/* The processor's own prefetching stops at the end of each page; linear.c has measurements. */
+enum { PREFETCHED_BYTES = 2048, CACHE_LINE = 64 };
+
+/* A format: the value of a weight is scale * (integer - offset) + minimum. */
+struct kind {
+    enum integers integers;
+    enum factors factors;
+    int offset;
+};
+
+/* Read a span of one output from the file: integers, without the offset, and factors. */
+typedef void (*read_function)(const uint8_t *file, uint8_t *integers, struct file_factors *factors);
+
+INLINE int64_t span_bytes(struct kind kind) {
+    return factor_bytes(kind.factors) + span_of(kind.factors) / BLOCK * block_bytes(kind.integers);
+}
+
+/* Return the value of the integer zero that remains after the products are added. */
+INLINE int offset_of_products(struct kind kind) {
+#if LANES == 8 && defined(__AVX2__)
+    return kind.integers == EIGHT_BITS || kind.integers == TABLE ? 0 : kind.offset;
+#else
+    return kind.offset;
+#endif
+}
+
+#if LANES == 8 && defined(__AVX2__)
+INLINE vector add_sums(vector a, vector b) { return _mm256_add_epi32(a, b); }
+
+/* Return the number of steps for which a pair's products can be added in 16 bits: 2 * 127 * largest integer * steps < 2^15. */
+INLINE int steps_per_sum(enum integers kind) { return kind >= EIGHT_BITS ? 1 : kind == SIX_BITS ? 2 : kind == FIVE_BITS ? 4 : 8; }
+
+INLINE vector multiply_bytes(enum integers kind, vector weights, vector x) {
+    if (kind < EIGHT_BITS) return _mm256_maddubs_epi16(weights, x);
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+}
+
+/* Add a step's products. Inline assembly keeps additions in place: GCC 12 would multiply for all rows first and keep sums in memory. */
+INLINE void add_step(enum integers kind, int step, int steps, vector x, vector weights, vector *part, vector *sum) {
+    int of_sum = step % steps_per_sum(kind), last = steps_per_sum(kind) < steps ? steps_per_sum(kind) - 1 : steps - 1;
+    if (kind == EIGHT_BITS) weights = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+    vector products = multiply_bytes(kind, weights, x);
+    if (of_sum) __asm__ volatile("vpaddw %1, %0, %0" : "+x"(*part) : "x"(products));
+    else {
+        __asm__ volatile("" : "+x"(products));
+        *part = products;
+    }
+    if (of_sum == last) *sum = add_sums(*sum, _mm256_madd_epi16(*part, _mm256_set1_epi16(1)));
+}
+#else
+INLINE void add_step(enum integers kind, int step, int steps, vector x, vector weights, vector *part, vector *sum) {
+    (void)kind, (void)step, (void)steps, (void)part;
+#if LANES == 16
+    /* Inline assembly instead of the intrinsic, for the reason given in products.h. */
+    __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(x));
+#else
+    for (int byte = 0; byte < AT_ONCE; byte++)
+        for (int i = 0; i < LANES; i++)
+            sum->lane[i] += (int8_t)(x.lane[i] >> 8 * byte) * (weights.lane[i] >> 8 * byte & 255);
+#endif
+}
+#endif
+
+INLINE void prefetch_step(enum integers kind, const uint8_t *block, int step) {
+    int lines = block_bytes(kind) / CACHE_LINE;
+    for (int line = step * lines / STEPS; line < (step + 1) * lines / STEPS; line++)
+        __builtin_prefetch(block + line * CACHE_LINE + PREFETCHED_BYTES, 0, 2);
+}
+
+/* Compute a group's exact sums for all rows. */
+INLINE void sum_group(struct kind kind, const uint8_t *block, int first_step, int steps, const struct rounded_block *const *rows,
+                      int64_t at, int num_rows, vector (*sums)[VECTORS]) {
+    vector parts[ROWS_AT_ONCE][VECTORS];
+    int offset = offset_of_products(kind);
+    for (int row = 0; row < num_rows; row++) {
+        const struct rounded_block *x = rows[row] + at;
+        int32_t sum = steps == STEPS ? x->sum : x->half_sums[first_step / steps];
+        for (int v = 0; v < VECTORS; v++) sums[row][v] = offset ? repeat_sum(-offset * sum) : zeros();
+    }
+#pragma GCC unroll 8
+    for (int step = 0; step < steps; step++) {
+        vector weights[VECTORS];
+        prefetch_step(kind.integers, block, first_step + step);
+        load_step(kind.integers, block, first_step + step, weights);
+        for (int row = 0; row < num_rows; row++) {
+            vector x = repeat_four(rows[row][at].x + (first_step + step) * AT_ONCE);
+            for (int v = 0; v < VECTORS; v++)
+                add_step(kind.integers, step, steps, x, weights[v], &parts[row][v], &sums[row][v]);
+        }
+    }
+}
+
+/* The scale and the minimum of a group for one half of the outputs. */
+struct group_factors {
+    floats scale, minimum;
+};
+
+INLINE struct group_factors factors_of(struct kind kind, const uint8_t *span, const struct span_factors *decoded, int group, int v) {
+    struct group_factors factors = {.scale = load_factors(kind.factors, span, decoded->scales[group], 0, v * LANES)};
+    if (has_minimum(kind.factors)) factors.minimum = load_factors(kind.factors, span, decoded->minima[group], 1, v * LANES);
+    return factors;
+}
+
+INLINE void add_block(struct kind kind, const uint8_t *span, const struct span_factors *decoded, const uint8_t *block, int b,
+                      const struct rounded_block *const *rows, int64_t at, int num_rows, floats (*totals)[VECTORS]) {
+    vector sums[ROWS_AT_ONCE][VECTORS];
+    if (group_of(kind.factors) == BLOCK) {
+        sum_group(kind, block, 0, STEPS, rows, at, num_rows, sums);
+        for (int v = 0; v < VECTORS; v++) {
+            struct group_factors factors = factors_of(kind, span, decoded, b, v);
+            for (int row = 0; row < num_rows; row++) {
+                const struct rounded_block *x = rows[row] + at;
+                totals[row][v] += to_floats(sums[row][v]) * factors.scale * x->scale;
+                if (has_minimum(kind.factors)) totals[row][v] += factors.minimum * x->offset;
+            }
+        }
+        return;
+    }
+    floats scaled[ROWS_AT_ONCE][VECTORS];
+    sum_group(kind, block, 0, STEPS / 2, rows, at, num_rows, sums);
+    for (int v = 0; v < VECTORS; v++) {
+        floats scale = factors_of(kind, span, decoded, 2 * b, v).scale;
+        for (int row = 0; row < num_rows; row++) scaled[row][v] = to_floats(sums[row][v]) * scale;
+    }
+    sum_group(kind, block, STEPS / 2, STEPS / 2, rows, at, num_rows, sums);
+    for (int v = 0; v < VECTORS; v++) {
+        struct group_factors first = factors_of(kind, span, decoded, 2 * b, v);
+        struct group_factors second = factors_of(kind, span, decoded, 2 * b + 1, v);
+        for (int row = 0; row < num_rows; row++) {
+            const struct rounded_block *x = rows[row] + at;
+            totals[row][v] += (scaled[row][v] + to_floats(sums[row][v]) * second.scale) * x->scale;
+            if (has_minimum(kind.factors))
+                totals[row][v] += first.minimum * x->half_offsets[0] + second.minimum * x->half_offsets[1];
+        }
+    }
+}
+
+INLINE void multiply_rows(struct kind kind, const uint8_t *panel, const struct rounded_block *const *rows, int64_t num_blocks,
+                          int num_rows, float (*out)[PANEL]) {
+    int blocks_of_span = span_of(kind.factors) / BLOCK;
+    floats totals[ROWS_AT_ONCE][VECTORS];
+    struct span_factors decoded;
+    memset(totals, 0, sizeof totals);
+    for (int64_t first = 0; first < num_blocks; first += blocks_of_span, panel += span_bytes(kind)) {
+        const uint8_t *block = panel + factor_bytes(kind.factors);
+        if (blocks_of_span > 1) decode_factors(kind.factors, panel, &decoded);
+#pragma GCC unroll 1
+        for (int b = 0; b < blocks_of_span; b++, block += block_bytes(kind.integers))
+            add_block(kind, panel, &decoded, block, b, rows, first + b, num_rows, totals);
+    }
+    for (int row = 0; row < num_rows; row++) memcpy(out[row], totals[row], sizeof *out);
+}
+
+/* Rows beyond num_rows are multiplied for nothing: each number of rows would need code of its own. */
+INLINE void multiply_panel(struct kind kind, const uint8_t *panel, const struct rounded_block *const *rows, int64_t num_blocks,
+                           int64_t num_rows, float (*totals)[PANEL]) {
+    const struct rounded_block *all[ROWS_AT_ONCE];
+    float ignored[ROWS_AT_ONCE][PANEL];
+    if (num_rows == 1) {
+        multiply_rows(kind, panel, rows, num_blocks, 1, totals);
+        return;
+    }
+    if (num_rows == 2) {
+        multiply_rows(kind, panel, rows, num_blocks, 2, totals);
+        return;
+    }
+    for (int row = 0; row < ROWS_AT_ONCE; row++) all[row] = rows[row < num_rows ? row : 0];
+#if ROWS_AT_ONCE > 4
+    if (num_rows <= 4) multiply_rows(kind, panel, all, num_blocks, 4, ignored);
+    else
+#endif
+        multiply_rows(kind, panel, all, num_blocks, ROWS_AT_ONCE, ignored);
+    memcpy(totals, ignored, num_rows * sizeof *totals);
+}
+
+INLINE void pack_span(struct kind kind, read_function read, const uint8_t *file, uint8_t *span, int64_t o) {
+    uint8_t integers[LONGEST_SPAN];
+    struct file_factors factors;
+    read(file, integers, &factors);
+    pack_factors(kind.factors, &factors, span, o);
+    for (int b = 0; b < span_of(kind.factors) / BLOCK; b++)
+        pack_integers(kind.integers, integers + b * BLOCK, span + factor_bytes(kind.factors) + b * block_bytes(kind.integers), o);
+}
+
+INLINE void unpack_span(struct kind kind, const uint8_t *span, int64_t o, float *weights) {
+    static const int8_t table[] = {TABLE_VALUES};
+    struct span_factors decoded;
+    int group = group_of(kind.factors), v = (int)(o / LANES);
+    if (span_of(kind.factors) > BLOCK) decode_factors(kind.factors, span, &decoded);
+    for (int i = 0; i < span_of(kind.factors); i += group) {
+        uint8_t integers[BLOCK];
+        const uint8_t *block = span + factor_bytes(kind.factors) + i / BLOCK * block_bytes(kind.integers);
+        if (i % BLOCK == 0) unpack_integers(kind.integers, block, o, integers);
+        struct group_factors factors = factors_of(kind, span, &decoded, i / group, v);
+        float scale = factors.scale[o % LANES], minimum = factors.minimum[o % LANES];
+        for (int k = 0; k < group; k++) {
+            int integer = integers[i % BLOCK + k];
+            integer = kind.integers == TABLE ? table[integer] : integer - kind.offset;
+            weights[i + k] = (float)integer * scale;
+            if (has_minimum(kind.factors)) weights[i + k] += minimum;
+        }
+    }
+}
+
+/* Define a format. The last argument is its kind. */
+#define GROUPED_FORMAT(NAME, SPAN, READ, FILE_BYTES, ...)                                                                     \
+    static const struct kind NAME##_kind = __VA_ARGS__;                                                                      \
+    static int64_t NAME##_bytes(void) { return span_bytes(NAME##_kind); }                                                    \
+    static void pack_##NAME(const uint8_t *file, uint8_t *span, int64_t o) { pack_span(NAME##_kind, READ, file, span, o); }   \
+    static void unpack_##NAME(const uint8_t *span, int64_t o, float *weights) { unpack_span(NAME##_kind, span, o, weights); } \
+    static void multiply_##NAME(const uint8_t *panel, const struct rounded_block *const *rows, int64_t num_blocks,           \
+                                int64_t num_rows, float (*totals)[PANEL]) {                                                  \
+        multiply_panel(NAME##_kind, panel, rows, num_blocks, num_rows, totals);                                              \
+    }                                                                                                                        \
+    const struct grouped_format NAME = {#NAME,       SPAN,          FILE_BYTES,     NAME##_bytes,                            \
+                                        pack_##NAME, unpack_##NAME, multiply_##NAME}
+
+#endif
