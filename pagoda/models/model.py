@@ -98,6 +98,8 @@ class ModelConfig:
     """Factor of the logits, before they are capped."""
     has_joined_qkv: bool = False
     """True if the checkpoint has queries, keys and values as one matrix."""
+    has_joined_gate_up: bool = False
+    """True if the checkpoint has gate and up as one matrix, gate first."""
     query_growth: float = 0.0
     """Growth of queries with their position, as in Llama 4: factor 1 + query_growth * ln(1 + position // query_growth_length)."""
     query_growth_length: int = 0

@@ -1,7 +1,7 @@
 """Tiny random checkpoints of each family, made with transformers, and GGUF files as llama.cpp's converter would write them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,24 @@ FAMILIES: Mapping[str, TinyFamily] = {
         metadata={"embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.4, "logit_scale": 6.0},
         has_interleaved_rope=True,
     ),
+    "granite4": TinyFamily(
+        name="GraniteMoeHybrid",
+        architecture="granite",
+        config={
+            "layer_types": ["full_attention"] * 3,
+            "num_local_experts": 0,
+            "shared_intermediate_size": COMMON["intermediate_size"],
+            "position_embedding_type": "rope",
+            "mamba_n_heads": 8,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.246,
+            "attention_multiplier": 0.4,
+            "logits_scaling": 4.0,
+            **_rope(),
+        },
+        metadata={"embedding_scale": 12.0, "residual_scale": 0.246, "attention.scale": 0.4, "logit_scale": 4.0},
+        has_interleaved_rope=True,
+    ),
     "seed_oss": TinyFamily(
         name="SeedOss",
         architecture="seed_oss",
@@ -292,7 +310,7 @@ def save_gguf(family: TinyFamily, model: Any, path: Path, *, join_qkv: bool = Fa
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in _as_llama(model.state_dict()):
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         spelled = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -349,6 +367,18 @@ def _converted(family: TinyFamily, config: Any, name: str, tensor: torch.Tensor)
         halves = tensor.view(num_heads, 2, -1, *tensor.shape[1:])
         tensor = halves.transpose(1, 2).reshape(tensor.shape)
     return np.ascontiguousarray(tensor.numpy())
+
+
+def _as_llama(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors with the MLP of Granite 4 as Llama has it."""
+    for name, tensor in tensors.items():
+        prefix, _, last = name.partition("shared_mlp.")
+        if last == "input_linear.weight":
+            yield from zip(
+                (f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"), tensor.chunk(2), strict=True
+            )
+        else:
+            yield name.replace("shared_mlp.output_linear", "mlp.down_proj"), tensor
 
 
 def _with_joined_qkv(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:

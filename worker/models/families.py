@@ -35,7 +35,7 @@ def dense_layer(source: LayerSource) -> ResidualLayer:
         needs_bias=frozenset("qkv") <= tensors.biases,
     )
     gate_up = source.take_linear(
-        {"gate_up": 2 * inner} if tensors.has_joined_gate_up else {"gate": inner, "up": inner}, hidden
+        {"gate_up": 2 * inner} if source.config.has_joined_gate_up else {"gate": inner, "up": inner}, hidden
     )
     return ResidualLayer(source, Attention(source, attention), MLP(source, gate_up), tensors.norms)
 

@@ -98,11 +98,10 @@ def _linears(config: ModelConfig) -> dict[str, tuple[int, int]]:
         attention = {"qkv": (q_size + 2 * kv_size, hidden)}
     else:
         attention = {"q": (q_size, hidden), "k": (kv_size, hidden), "v": (kv_size, hidden)}
-    if TENSORS[config.architecture].has_joined_gate_up:
-        mlp = {"gate_up": (2 * inner, hidden)}
-    else:
-        mlp = {"gate": (inner, hidden), "up": (inner, hidden)}
-    return attention | mlp | {"o": (hidden, q_size), "down": (hidden, inner)}
+    inputs = {"gate_up": (2 * inner, hidden)}
+    if not config.has_joined_gate_up:
+        inputs = {"gate": (inner, hidden), "up": (inner, hidden)}
+    return attention | inputs | {"o": (hidden, q_size), "down": (hidden, inner)}
 
 
 def _linear_of(name: str) -> str:

@@ -25,7 +25,7 @@ _BIASES = {"attention_bias": frozenset("qkv")}
 
 
 def _glm(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
-    return {"rotary_size": rotary_size(config, content, share=0.5)}
+    return {"rotary_size": rotary_size(config, content, share=0.5), "has_joined_gate_up": True}
 
 
 def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
@@ -34,7 +34,7 @@ def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
         raise ModelFormatError(
             "the rotation of images (rope.dimension_sections) is not supported; use a file of the text model"
         )
-    return {}
+    return {"has_joined_gate_up": True}
 
 
 HF_FAMILIES: Mapping[str, Family] = {
@@ -44,12 +44,9 @@ HF_FAMILIES: Mapping[str, Family] = {
 GGUF_FAMILIES = {"chatglm": GGUFFamily(fields=_gguf), "glm4": GGUFFamily(fields=_gguf)}
 _NAMES = {"mlp.gate_up_proj": "gate_up"}
 TENSORS = {
-    "chatglm": LayerTensors(
-        has_joined_gate_up=True, interleaved=BOTH_FORMATS, gguf={"ffn_up": "gate_up"}, safetensors=_NAMES
-    ),
+    "chatglm": LayerTensors(interleaved=BOTH_FORMATS, gguf={"ffn_up": "gate_up"}, safetensors=_NAMES),
     "glm4": LayerTensors(
         norms=(*PRE_NORMS, *POST_NORMS),
-        has_joined_gate_up=True,
         interleaved=BOTH_FORMATS,
         gguf={"ffn_up": "gate_up"},
         safetensors={

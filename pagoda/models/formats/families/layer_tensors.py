@@ -21,8 +21,6 @@ class LayerTensors:
     """Norms of hidden states, by Pagoda's names: before attention, after it, before the MLP, after it."""
     biases: frozenset[str] = frozenset()
     """Linear layers that must have a bias. Others may have one in GGUF files."""
-    has_joined_gate_up: bool = False
-    """True if gate and up are one matrix, gate first."""
     interleaved: frozenset[ModelFormat] = frozenset()
     """Formats in which a head's rotated pairs are neighbouring rows of the queries and keys. Else they are half a head apart."""
     gguf: Mapping[str, str] = field(default_factory=dict)

@@ -45,6 +45,12 @@ _GRANITE = {
     "residual_multiplier": 1.0,
     "attention_multiplier": 1.0,
 }
+_GRANITE_HYBRID = {
+    **_GRANITE,
+    "shared_intermediate_size": 1024,
+    "num_local_experts": 8,
+    "position_embedding_type": None,
+}
 _SEED_OSS = {
     **LLAMA,
     "vocab_size": 155_136,
@@ -107,6 +113,23 @@ def _granite(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     }
 
 
+def _granite_hybrid(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
+    """Return the fields of a dense model without Mamba layers, as the small ones of Granite 4 are."""
+    types = values.items(content, "layer_types", str) or values.items(content, "layers_block_type", str)
+    if len(types) != config.num_layers or not set(types) <= {"attention", "full_attention"}:
+        raise ModelFormatError(
+            "Mamba layers are not supported; of this class, only models with attention in each layer are"
+        )
+    if content["num_local_experts"]:
+        raise ModelFormatError("mixtures of experts are not supported for this class; only its dense models are")
+    rotates = content["position_embedding_type"] == "rope"
+    return (
+        _granite(config, content)
+        | _rotation((rotates,) * config.num_layers)
+        | {"intermediate_size": values.count(content, "shared_intermediate_size"), "has_joined_gate_up": True}
+    )
+
+
 def _gguf_granite(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     refuse_caps(config, metadata)
     rotates = metadata.get("granite.rope.scaling.finetuned", True) is not False
@@ -141,6 +164,9 @@ HF_FAMILIES: Mapping[str, Family] = {
     "GraniteForCausalLM": Family(
         architecture="granite", fields=_granite, defaults=_GRANITE, bias_settings=LLAMA_BIASES
     ),
+    "GraniteMoeHybridForCausalLM": Family(
+        architecture="granite", fields=_granite_hybrid, defaults=_GRANITE_HYBRID, bias_settings=ATTENTION_BIAS
+    ),
     "SeedOssForCausalLM": Family(
         architecture="seed_oss", fields=plain, defaults=_SEED_OSS, bias_settings=_SEED_OSS_BIASES
     ),
@@ -166,7 +192,10 @@ GGUF_FAMILIES = {
 }
 TENSORS = {
     "smollm3": LayerTensors(interleaved=frozenset((ModelFormat.GGUF,))),
-    "granite": LayerTensors(interleaved=frozenset((ModelFormat.GGUF,))),
+    "granite": LayerTensors(
+        interleaved=frozenset((ModelFormat.GGUF,)),
+        safetensors={"shared_mlp.input_linear": "gate_up", "shared_mlp.output_linear": "down"},
+    ),
     "seed_oss": LayerTensors(gguf={"post_attention_norm": "mlp_norm"}),
     "ernie4_5": LayerTensors(interleaved=BOTH_FORMATS),
     "hunyuan-dense": LayerTensors(

@@ -33,12 +33,13 @@ def _phi3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
         **window_everywhere(config, content),
         "rotary_size": rotary_size(config, content, share=1.0),
         "has_joined_qkv": True,
+        "has_joined_gate_up": True,
     }
 
 
 def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     refuse_caps(config, metadata)
-    return windowed(config, metadata, [True] * config.num_layers)
+    return windowed(config, metadata, [True] * config.num_layers) | {"has_joined_gate_up": True}
 
 
 HF_FAMILIES: Mapping[str, Family] = {
@@ -47,7 +48,6 @@ HF_FAMILIES: Mapping[str, Family] = {
 GGUF_FAMILIES = {"phi3": GGUFFamily(fields=_gguf)}
 TENSORS = {
     "phi3": LayerTensors(
-        has_joined_gate_up=True,
         gguf={"ffn_up": "gate_up"},
         safetensors={"self_attn.qkv_proj": "qkv", "mlp.gate_up_proj": "gate_up"},
     )

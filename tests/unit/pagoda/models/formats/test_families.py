@@ -78,6 +78,13 @@ EXAONE4 = replace(
     layer_is_rotated=THREE_OF_FOUR,
 )
 HUNYUAN = replace(BASE, architecture="hunyuan-dense", rms_norm_eps=1e-5, qk_norm=True, qk_norm_after_rotation=True)
+HYBRID: dict[str, Any] = {
+    "layer_types": ["full_attention"] * 7,
+    "num_local_experts": 0,
+    "shared_intermediate_size": 48,
+    "mamba_n_heads": 8,
+}
+JOINED: dict[str, Any] = {"has_joined_qkv": True, "has_joined_gate_up": True}
 OF_HUGGING_FACE: dict[str, Any] = {"norm_weight_offset": 1.0, "query_scale": 0.25}
 
 
@@ -126,12 +133,12 @@ def write_config(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
         (
             "Phi3",
             {"pad_token_id": 0},
-            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, has_joined_qkv=True),
+            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, **JOINED),
         ),
         (
             "Phi3",
             {"pad_token_id": 0, "sliding_window": 64, "rope_parameters": {"partial_rotary_factor": 0.75}},
-            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, rotary_size=6, has_joined_qkv=True, **WINDOWED),
+            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, rotary_size=6, **JOINED, **WINDOWED),
         ),
         (
             "SmolLM3",
@@ -159,6 +166,23 @@ def write_config(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
                 "logits_scaling": 8,
             },
             GRANITE,
+        ),
+        (
+            "GraniteMoeHybrid",
+            HYBRID | {"position_embedding_type": "rope"},
+            replace(BASE, architecture="granite", query_scale=1.0, intermediate_size=48, has_joined_gate_up=True),
+        ),
+        (
+            "GraniteMoeHybrid",
+            HYBRID,
+            replace(
+                BASE,
+                architecture="granite",
+                query_scale=1.0,
+                intermediate_size=48,
+                has_joined_gate_up=True,
+                layer_is_rotated=(False,) * 7,
+            ),
         ),
         ("SeedOss", {"head_dim": 8}, replace(BASE, architecture="seed_oss")),
         (
@@ -194,11 +218,15 @@ def write_config(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
             {"sliding_window": None, "layer_types": ["full_attention"] * 7},
             replace(BASE, architecture="exaone4", qk_norm=True, rms_norm_eps=1e-5),
         ),
-        ("Glm", {"head_dim": 8}, replace(BASE, architecture="chatglm", rms_norm_eps=1.5625e-7, rotary_size=4)),
+        (
+            "Glm",
+            {"head_dim": 8},
+            replace(BASE, architecture="chatglm", has_joined_gate_up=True, rms_norm_eps=1.5625e-7, rotary_size=4),
+        ),
         (
             "Glm4",
             {"head_dim": 8, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}},
-            replace(BASE, architecture="glm4", rms_norm_eps=1.5625e-7, rotary_size=6),
+            replace(BASE, architecture="glm4", has_joined_gate_up=True, rms_norm_eps=1.5625e-7, rotary_size=6),
         ),
     ],
 )
@@ -261,6 +289,12 @@ def test_config_that_transformers_fills_in(tmp_path: Path) -> None:
         ("SmolLM3", {"no_rope_layers": [1, 0]}, "no_rope_layers .* must have a 0 or 1 for each layer"),
         ("SmolLM3", {"no_rope_layers": [2] * 7}, "no_rope_layers .* must have a 0 or 1 for each layer"),
         ("Granite", {"residual_multiplier": 0}, "'residual_multiplier' .* must be a positive number"),
+        ("Granite", {"architectures": ["GraniteMoeHybridForCausalLM"]}, "Mamba layers are not supported"),
+        (
+            "Granite",
+            {"architectures": ["GraniteMoeHybridForCausalLM"], "layer_types": ["attention"] * 7},
+            "mixtures of experts are not supported for this class",
+        ),
         ("Gemma", {"hidden_act": "silu"}, "hidden_act = 'silu'; only 'gelu_pytorch_tanh'"),
         ("Gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("Olmo2", {"clip_qkv": 8.0}, "clip_qkv = 8.0"),
@@ -348,11 +382,11 @@ GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base
         ("llama", {"rope__scaling__factor": 1.0, "rope__scaling__original_context_length": 64}, BASE),
         ("llama", {"rope__scaling__factor": 0.0, "rope__scale_linear": 0.0}, BASE),
         ("llama", {"attention__scale": 8**-0.5, "logit_scale": 1.0, "residual_scale": 0.0}, BASE),
-        ("phi3", {"attention__sliding_window": 0}, replace(BASE, architecture="phi3")),
+        ("phi3", {"attention__sliding_window": 0}, replace(BASE, architecture="phi3", has_joined_gate_up=True)),
         (
             "phi3",
             {"rope__dimension_count": 6, "attention__sliding_window": 64},
-            replace(BASE, architecture="phi3", rotary_size=6, **WINDOWED),
+            replace(BASE, architecture="phi3", has_joined_gate_up=True, rotary_size=6, **WINDOWED),
         ),
         ("gemma2", GEMMA2_KEYS, GEMMA2),
         ("gemma2", {"attention__sliding_window": 64}, GEMMA2),
@@ -406,8 +440,16 @@ GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base
         ),
         ("exaone4", {}, replace(BASE, architecture="exaone4", qk_norm=True)),
         ("exaone4", {"attention__sliding_window": 64}, EXAONE4),
-        ("chatglm", {"rope__dimension_count": 4}, replace(BASE, architecture="chatglm", rotary_size=4)),
-        ("glm4", {"rope__dimension_count": 6}, replace(BASE, architecture="glm4", rotary_size=6)),
+        (
+            "chatglm",
+            {"rope__dimension_count": 4},
+            replace(BASE, architecture="chatglm", has_joined_gate_up=True, rotary_size=4),
+        ),
+        (
+            "glm4",
+            {"rope__dimension_count": 6},
+            replace(BASE, architecture="glm4", has_joined_gate_up=True, rotary_size=6),
+        ),
     ],
 )
 def test_metadata_of_gguf(architecture: str, values: dict[str, Any], expected: ModelConfig, tmp_path: Path) -> None:
