@@ -22,9 +22,15 @@ class PreTokenizer:
     """True if the model was trained on text in Unicode's composed form (NFC)."""
     add_bos: bool = False
     """True if prompts begin with the beginning-of-sequence token unless the metadata says otherwise."""
+    add_sep: bool = False
+    """True if a whole text ends with the separator token."""
+    is_raw: bool = False
+    """True if the vocabulary has characters, with "▁" for a space, and not an alphabet of bytes."""
 
     def build(self) -> pre_tokenizers.PreTokenizer:
         splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in self.patterns]
+        if self.is_raw:
+            return pre_tokenizers.Sequence(splits)
         return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
@@ -49,6 +55,31 @@ _CASED = (
 _TEKKEN = _CASED.replace("SUFFIX", "").replace("DIGITS", "")
 _GPT4O = _CASED.replace("SUFFIX", _SUFFIX + "?").replace("DIGITS", "{1,3}")
 
+_KIMI = (
+    r"[\p{Han}]+|"
+    + _GPT4O.replace(_CAPITALS, _CAPITALS[:-1] + r"&&[^\p{Han}]]").replace(_SMALL, _SMALL[:-1] + r"&&[^\p{Han}]]")
+).replace(r"[\r\n/]*", r"[\r\n]*")
+_WITHOUT_SUFFIX = _QWEN2.removeprefix(_SUFFIX + "|")
+_EXAONE_MOE = (
+    _SUFFIX + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_JAIS2 = (
+    _LLAMA3.removesuffix(r"|\s+(?!\S)|\s+")
+    + "".join(rf"|\s{{{length}}}(?!\S)" for length in (512, 256, 128, 64, 32, 16, 8, 4, "1,2"))
+    + r"|\s"
+)
+_MINICPM5 = (r"\p{N}{1,3}", _WORDS.replace("DIGITS", "+"))
+_LINES = r"[^\n]+|\n+"
+_NEWLINES = r"\n+"
+
+# Groups of three digits are counted from the right: 1 234 567. The first expression finds numbers, the second divides them. Only
+# its first match looks ahead, so that the time for long numbers is linear.
+_GROUPS_FROM_RIGHT = r"\A\d{1,3}(?=(?:\d{3})*\z)|(?!\A)\G\d{3}"
+_AFMOE_DIGITS = (r"\p{N}+", _GROUPS_FROM_RIGHT.replace(r"\d", r"\p{N}"))
+_TINY_AYA = (r"(?<!\d)\d++\b", _GROUPS_FROM_RIGHT, _GPT4O)
+# The last expression is for digits beside other numbers, such as 1234½.
+_SUPERBPE = (r"(?<!\p{N})\d++(?!\p{N})", r"\p{N}+", _GROUPS_FROM_RIGHT, r"(?=(?:\d{3}){1,20}(?!\d))")
 _ONE_DIGIT, _THREE_DIGITS = r"\p{N}", "[0-9][0-9][0-9]"
 _NOT_PUNCTUATION = r" ?[^(\s|.,!?…。，、।۔،)]+"
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
@@ -80,6 +111,29 @@ _DEEPSEEK_V3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""
     + _SPACES,
 )
+_SPARK = (
+    *_DEEPSEEK_V3[:2],
+    _DEEPSEEK_V3[2].replace(r"[\p{P}\p{S}]+[\r\n]*", r"[\p{P}\p{S}]+").replace(r"\s*[\r\n]+", r"[\r\n]"),
+    _ONE_DIGIT,
+)
+_ASIAN = (
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f"
+    "\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
+)
+_AFMOE = (*_AFMOE_DIGITS, _ASIAN, _DEEPSEEK_V3[2])
+_YOUTU = (
+    "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+    "|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    _CASED.replace("SUFFIX", _SUFFIX + "?").replace("DIGITS", ""),
+)
+_CHAMELEON = (
+    "<sentinel:[0-9]+>",
+    "IMGIMG[A-I]{1,4}Z",
+    r"[\t\n]|    |  ",
+    _ONE_DIGIT,
+    r"[\p{P}!-/:-@\[-`{-~]",
+    _GPT2,
+)
 
 _gpt2 = PreTokenizer((_GPT2,))
 _single_digits = PreTokenizer((_ONE_DIGIT, _GPT2))
@@ -89,6 +143,10 @@ _qwen2 = PreTokenizer((_QWEN2,), composed=True)
 _gpt4o = PreTokenizer((_GPT4O,))
 _bloom = PreTokenizer((_NOT_PUNCTUATION,))
 _bailing = PreTokenizer((_BAILING,))
+_with_separator = PreTokenizer((_GPT2,), add_sep=True)
+_deepseek_v3 = PreTokenizer(_DEEPSEEK_V3)
+_tiny_aya = PreTokenizer(_TINY_AYA)
+_lines_of_pieces = PreTokenizer((_NEWLINES,), is_raw=True)
 
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", _THREE_DIGITS)),
@@ -138,8 +196,41 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "minimax-m2": _gpt4o,
     "deepseek-llm": PreTokenizer(_DEEPSEEK_LLM),
     "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER),
-    "deepseek-v3": PreTokenizer(_DEEPSEEK_V3),
-    "hunyuan-dense": PreTokenizer(_DEEPSEEK_V3),
+    "deepseek-v3": _deepseek_v3,
+    "hunyuan-dense": _deepseek_v3,
+    "joyai-llm": _deepseek_v3,
+    "hy_v4": _deepseek_v3,
+    "spark2_5": PreTokenizer(_SPARK),
+    "afmoe": PreTokenizer(_AFMOE),
+    "youtu": PreTokenizer(_YOUTU, whole_words_first=True),
+    "chameleon": PreTokenizer(_CHAMELEON, add_bos=True),
+    "superbpe": PreTokenizer(_SUPERBPE),
+    "tiny_aya": _tiny_aya,
+    "cohere2moe": _tiny_aya,
+    "kimi-k2": PreTokenizer((_KIMI,), whole_words_first=True),
+    "exaone-moe": PreTokenizer((_EXAONE_MOE,)),
+    "jais-2": PreTokenizer((_JAIS2,)),
+    "minicpm5": PreTokenizer(_MINICPM5, whole_words_first=True),
+    "laguna": PreTokenizer((_LINES, _QWEN2)),
+    "ufakzeka": PreTokenizer((_WITHOUT_SUFFIX,)),
+    "gemma4": _lines_of_pieces,
+    "granite-embed-multi-311m": _lines_of_pieces,
+    "sarvam-moe": _lines_of_pieces,
+    "granite-embed-multi-97m": PreTokenizer((_GPT4O,), whole_words_first=True),
+    "talkie": _gpt4o,
+    "kormo": _qwen2,
+    "f2llmv2": _qwen2,
+    "mellum2": _single_digits,
+    "glm5": _three_digits,
+    "jina-v5-nano": _llama3,
+    "jina-es": _gpt2,
+    "jina-de": _gpt2,
+    "jina-v2-es": _gpt2,
+    "jina-v2-de": _gpt2,
+    "modern-bert": _gpt2,
+    "jina-v1-en": _with_separator,
+    "jina-v2-code": _with_separator,
+    "roberta-bpe": _with_separator,
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, _THREE_DIGITS)),
     "bloom": _bloom,
     "poro-chat": _bloom,

@@ -42,6 +42,7 @@ class Tokenizer:
         self.special_tokens: Mapping[str, int] = vocabulary.special_tokens
         self.bos_token_id = vocabulary.bos_token_id
         self.add_bos = vocabulary.add_bos
+        self._closing = list(vocabulary.closing_token_ids)
         self.eos_token_ids = tuple(eos_token_ids)
         self.vocab_size = vocab_size
         """Number of ids that the model computes. Some of them may have no text."""
@@ -66,7 +67,7 @@ class Tokenizer:
         """
         encoder = self._encoders.parsing if parse_control_tokens else self._encoders.literal
         ids = self._encode(encoder, _whole_characters(text), bound)
-        return self.begun(ids) if add_special_tokens else ids
+        return self.begun(ids) + self._closing if add_special_tokens else ids
 
     def encode_marked(self, text: str, mark: str, *, bound: PromptBound | None = None) -> list[int]:
         """Return the token ids of a rendered prompt. A control token's name with `mark` inside or after it is text.

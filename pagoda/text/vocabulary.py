@@ -64,6 +64,8 @@ class Vocabulary:
     bos_token_id: int | None
     add_bos: bool
     """True if the model expects the beginning-of-sequence token at the start of each prompt."""
+    closing_token_ids: tuple[int, ...] = ()
+    """Tokens at the end of each whole text, as in vocabularies of embedding models: a separator or an end token."""
 
 
 def placeholder(index: int) -> str:

@@ -11,7 +11,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Regex, Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel, Split
+from tokenizers.pre_tokenizers import Sequence as Sequence_
 
 from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
 from pagoda.text.pre_tokenizers import PRE_TOKENIZERS
@@ -22,6 +24,7 @@ CASED_WORDS = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+END"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*END"
 )
+NUMBERS = ("12", "abc1234", "1234567 1234567abc", "12345.6789", "1,234", "a1b22c333d4444e", "12\n1234\n", "٣٤٥٦")
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 MODELS_OWN = {
     "tekken": CASED_WORDS.replace("END", "") + r"|\p{N}" + REST,
@@ -32,8 +35,32 @@ MODELS_OWN = {
     r"|\s+(?!\S)|\s+",
     "qwen35": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "kimi-k2": r"[\p{Han}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "exaone-moe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+    "jais-2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)"
+    r"|\s{1,2}(?!\S)|\s{1}",
+    "ufakzeka": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 """Expressions in the models' tokenizer.json, by name."""
+
+MODELS_OWN_IN_STEPS = {
+    "superbpe": (r"\p{N}+", r"(?=(\d{3})+(?!\d))"),
+    "tiny_aya": (r"\d{1,3}(?=(?:\d{3})*\b)", MODELS_OWN["gpt-4o"]),
+    "cohere2moe": (r"\d{1,3}(?=(?:\d{3})*\b)", MODELS_OWN["gpt-4o"]),
+    "minicpm5": (
+        r"\p{N}{1,3}",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+",
+    ),
+}
+"""Expressions that the models' tokenizer.json applies one after the other, by name."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +91,31 @@ def test_splits_as_the_models_own_expression(
     independent = IndependentBPE(any_two_bytes.get_vocab(), [" ".join(pair) for pair in pairs], MODELS_OWN[name])
     for text in (*HARD_TEXTS, *GOLDEN["texts"]):
         assert any_two_bytes.encode(text, add_special_tokens=False).ids == independent.encode(text), text
+
+
+@pytest.mark.parametrize("name", MODELS_OWN_IN_STEPS)
+def test_splits_as_the_models_own_steps(name: str) -> None:
+    steps = [Split(Regex(step), behavior="isolated") for step in MODELS_OWN_IN_STEPS[name]]
+    own = Sequence_([*steps, ByteLevel(add_prefix_space=False, use_regex=False)])
+    ours = PRE_TOKENIZERS[name].build()
+    for text in (*HARD_TEXTS, *GOLDEN["texts"], *NUMBERS):
+        assert ours.pre_tokenize_str(text) == own.pre_tokenize_str(text), text
+
+
+@pytest.mark.parametrize("name", ["superbpe", "afmoe", "tiny_aya"])
+def test_digits_are_grouped_from_the_right(name: str) -> None:
+    pre_tokenizer = PRE_TOKENIZERS[name].build()
+    for length in range(1, 12):
+        number = "7" * length
+        expected = f"{int(number):,}".split(",")
+        assert [piece for piece, _ in pre_tokenizer.pre_tokenize_str(number)] == expected
+
+
+@pytest.mark.parametrize("name", ["superbpe", "afmoe", "tiny_aya", "jais-2"])
+def test_time_is_linear(name: str) -> None:
+    """Split texts that would take minutes with an expression that looks ahead from each character."""
+    for text in ("7" * 200_000, "7" * 200_000 + "a", " " * 100_000 + "a"):
+        assert PRE_TOKENIZERS[name].build().pre_tokenize_str(text)
 
 
 def test_every_name_builds() -> None:

@@ -153,8 +153,8 @@ def test_a_vocabulary_whose_merges_are_missing_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"model": "gpt2", "pre": "kimi-k2"}, "'kimi-k2' is not supported .known: a.x-4.0, bailingmoe"),
-        ({"model": "rwkv"}, "'rwkv' is not supported .known: gpt2, llama"),
+        ({"model": "gpt2", "pre": "whitespace"}, "'whitespace' is not supported .known: a.x-4.0, afmoe, bailingmoe"),
+        ({"model": "rwkv"}, "'rwkv' is not supported .known: gpt2, llama, gemma4, bert, t5"),
         ({"model": "gpt2", "merges": ["ab"]}, "not two tokens"),
         ({"model": "gpt2", "merges": ["zz y"]}, "the vocabulary is damaged"),
         ({"model": "llama"}, "scores"),
