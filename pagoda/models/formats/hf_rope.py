@@ -33,7 +33,8 @@ def _scaling(parameters: Mapping[str, Any], max_position: int) -> RopeScaling | 
     rope_type = parameters.get("rope_type") or parameters.get("type") or "default"
     if rope_type in ("su", "yarn") and parameters.get("long_factor"):
         rope_type = "longrope"  # Phi-3's first names for it.
-    if rope_type in ("default", "none"):
+    # Without images, the three positions of "mrope" are equal.
+    if rope_type in ("default", "none", "mrope"):
         return None
     if not isinstance(rope_type, str) or rope_type not in _READERS:
         raise ModelFormatError(

@@ -22,6 +22,8 @@ OTHER_PARTS = (
     "model.connector.",
     "model.image_newline",
     "image_newline",
+    "model.visual.",
+    "visual.",
 )
 """Beginnings of the names of tensors that only images need."""
 
@@ -33,6 +35,8 @@ class Wrapper:
     classes: Mapping[str, str]
     """Classes of the text part, by its `model_type`."""
     default_type: str
+    may_be_flat: bool = False
+    """True if older files have the values of the text part beside those of the other parts, and no `text_config`."""
 
 
 _TEXT_OF_LLAVA = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
@@ -43,6 +47,16 @@ WRAPPERS: Mapping[str, Wrapper] = {
     ),
     "LlavaForConditionalGeneration": Wrapper(_TEXT_OF_LLAVA, "llama"),
     "LlavaNextForConditionalGeneration": Wrapper(_TEXT_OF_LLAVA, "llama"),
+    "Qwen2VLForConditionalGeneration": Wrapper(
+        {"qwen2_vl_text": "Qwen2ForCausalLM"}, "qwen2_vl_text", may_be_flat=True
+    ),
+    "Qwen2_5_VLForConditionalGeneration": Wrapper(
+        {"qwen2_5_vl_text": "Qwen2ForCausalLM"}, "qwen2_5_vl_text", may_be_flat=True
+    ),
+    "Qwen3VLForConditionalGeneration": Wrapper({"qwen3_vl_text": "Qwen3ForCausalLM"}, "qwen3_vl_text"),
+    "InternVLForConditionalGeneration": Wrapper(
+        {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}, "qwen2"
+    ),
     "SmolVLMForConditionalGeneration": Wrapper({"llama": "LlamaForCausalLM"}, "llama"),
     "Idefics3ForConditionalGeneration": Wrapper({"llama": "LlamaForCausalLM"}, "llama"),
 }
@@ -58,10 +72,11 @@ def text_content(content: Mapping[str, Any]) -> Mapping[str, Any]:
     name = _name(content)
     if name is None or name not in WRAPPERS:
         return content
-    text = content.get("text_config")
+    wrapper, text = WRAPPERS[name], content.get("text_config")
+    if text is None and wrapper.may_be_flat:
+        text = {**content, "model_type": wrapper.default_type}
     if not isinstance(text, dict):
         raise ModelFormatError(f"text_config in the model's config.json must be an object, since the model is {name}")
-    wrapper = WRAPPERS[name]
     model_type = text.get("model_type") or wrapper.default_type
     if model_type not in wrapper.classes:
         raise ModelFormatError(

@@ -28,12 +28,21 @@ SIGLIP = {
 CLIP = {**SIGLIP, "model_type": "clip_vision_model", "projection_dim": 16}
 PIXTRAL = {**SIGLIP, "model_type": "pixtral", "head_dim": 8}
 IDEFICS3 = {**SIGLIP, "model_type": "idefics3_vision"}
+INTERNVL = {**SIGLIP, "model_type": "internvl_vision", "image_size": [28, 28], "patch_size": [14, 14]}
+QWEN2_VISION = {"depth": 1, "embed_dim": 16, "hidden_size": 96, "num_heads": 2}
+QWEN25_VISION = {"depth": 1, "hidden_size": 16, "out_hidden_size": 96, "num_heads": 2, "intermediate_size": 16}
+QWEN3_VISION = {**QWEN25_VISION, "out_hidden_size": 48, "deepstack_visual_indexes": [0]}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]}}
 CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "gemma3": ("Gemma3", "gemma3", {"model_type": "gemma3_text"}, {"vision_config": SIGLIP, "mm_tokens_per_image": 4}),
     "mistral3": ("Mistral3", "mistral", {"model_type": "mistral"}, {"vision_config": PIXTRAL}),
     "ministral3": ("Mistral3", "ministral3", {"model_type": "ministral3"}, {"vision_config": PIXTRAL}),
     "llava": ("Llava", "qwen2", {"model_type": "qwen2"}, {"vision_config": CLIP}),
     "llava next": ("LlavaNext", "mistral", {"model_type": "mistral"}, {"vision_config": CLIP}),
+    "qwen2 vl": ("Qwen2VL", "qwen2", {**MROPE, "model_type": "qwen2_vl_text"}, {"vision_config": QWEN2_VISION}),
+    "qwen2.5 vl": ("Qwen2_5_VL", "qwen2", {**MROPE, "model_type": "qwen2_5_vl_text"}, {"vision_config": QWEN25_VISION}),
+    "qwen3 vl": ("Qwen3VL", "qwen3", {**MROPE, "model_type": "qwen3_vl_text"}, {"vision_config": QWEN3_VISION}),
+    "internvl": ("InternVL", "qwen3", {"model_type": "qwen3"}, {"vision_config": INTERNVL}),
     "smolvlm": (
         "SmolVLM",
         "llama3",
@@ -103,6 +112,20 @@ def test_both_spellings_of_the_tensors(prefix: str, tmp_path: Path) -> None:
         rename(tmp_path, "lm_head.", "language_model.lm_head.")
         rename(tmp_path, "model.vision_tower.", "vision_tower.")
         rename(tmp_path, "model.multi_modal_projector.", "multi_modal_projector.")
+    assert torch.equal(logits_of(described(tmp_path)), expected)
+
+
+def test_older_files_of_qwen_have_no_text_config(tmp_path: Path) -> None:
+    make_wrapper("qwen2.5 vl", tied=False).save_pretrained(tmp_path)
+    expected = logits_of(described(tmp_path))
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    text = content.pop("text_config")
+    del text["rope_parameters"]
+    scaling = {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [4, 2, 2]}}
+    path.write_text(json.dumps({**text, **content, **scaling, "model_type": "qwen2_5_vl"}))
+    rename(tmp_path, "model.language_model.", "model.")
+    rename(tmp_path, "model.visual.", "visual.")
     assert torch.equal(logits_of(described(tmp_path)), expected)
 
 
