@@ -43,6 +43,25 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsConfig:
+    """A mixture of experts in the place of a layer's MLP: a router chooses the experts that compute for a token."""
+
+    num_experts: int
+    num_used: int
+    """Number of experts that compute for a token: those with the largest scores."""
+    intermediate_size: int
+    """Intermediate size of each expert."""
+    renormalizes: bool
+    """True if the weights of a token's experts, from the softmax of all scores, are divided by their sum."""
+    shared_size: int = 0
+    """Intermediate size of an MLP that computes for all tokens besides the experts. 0 if there is none."""
+    gates_shared: bool = False
+    """True if the result of that MLP is multiplied by a gate, the sigmoid of a product with the input."""
+    layer_has_experts: tuple[bool, ...] = ()
+    """One entry per layer if some layers have an ordinary MLP, else empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The hyperparameters of a decoder, with the same names for all file formats."""
 
@@ -106,6 +125,15 @@ class ModelConfig:
     """Number of positions after which the factor of the queries grows."""
     is_text_part: bool = False
     """True for the text part of a multimodal checkpoint of Hugging Face. Its tensors have a prefix; other parts are not read."""
+
+    experts: ExpertsConfig | None = None
+    """The mixture of experts. None if each layer has an ordinary MLP."""
+
+    def experts_of(self, layer: int) -> ExpertsConfig | None:
+        """Return a layer's mixture of experts, or None if it has an ordinary MLP."""
+        if self.experts is None or (self.experts.layer_has_experts and not self.experts.layer_has_experts[layer]):
+            return None
+        return self.experts
 
     def rotates(self, layer: int) -> bool:
         """Return True if a layer rotates its queries and keys."""

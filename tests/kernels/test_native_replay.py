@@ -25,7 +25,7 @@ class EagerKernels(NativeIntegerKernels):
 EAGER = EagerKernels(RECORDED._library)
 
 
-@pytest.fixture(scope="module", params=["qwen3", "gemma3"])
+@pytest.fixture(scope="module", params=["qwen3", "gemma3", "qwen2moe"])
 def models(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[DecoderModel, DecoderModel]:

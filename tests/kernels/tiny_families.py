@@ -13,6 +13,7 @@ import transformers
 
 from pagoda.models.formats.description import describe
 from pagoda.models.model import Model
+from tests.kernels.tiny_mixtures import MIXTURES, gguf_tensors
 
 WINDOW = 24
 VOCAB_SIZE = 131
@@ -278,6 +279,7 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "rope.scaling.attn_factor": math.sqrt(1 + math.log(256 / 32) / math.log(32)),
         },
     ),
+    **{name: TinyFamily(**fields) for name, fields in MIXTURES.items()},
 }
 
 
@@ -310,12 +312,13 @@ def save_gguf(family: TinyFamily, model: Any, path: Path, *, join_qkv: bool = Fa
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
     tensors = {}
-    for name, tensor in _as_llama(model.state_dict()):
+    for name, tensor in _as_llama(model):
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        spelled = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert spelled, f"llama.cpp has no name for {name}"
-        tensors[spelled] = _converted(family, model.config, name, tensor)
+        for part_name, part in gguf_tensors(name, tensor):
+            spelled = names.get_name(part_name, try_suffixes=(".weight", ".bias"))
+            assert spelled, f"llama.cpp has no name for {part_name}"
+            tensors[spelled] = _converted(family, model.config, part_name, part)
     for spelled, array in (_with_joined_qkv(tensors) if join_qkv else tensors).items():
         writer.add_tensor(spelled, array)
     if model.config.rope_parameters.get("rope_type") == "llama3":
@@ -369,11 +372,13 @@ def _converted(family: TinyFamily, config: Any, name: str, tensor: torch.Tensor)
     return np.ascontiguousarray(tensor.numpy())
 
 
-def _as_llama(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors with the MLP of Granite 4 as Llama has it."""
-    for name, tensor in tensors.items():
+def _as_llama(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors with the MLP of Granite 4 as Llama has it, if it is no shared expert."""
+    for name, tensor in model.state_dict().items():
         prefix, _, last = name.partition("shared_mlp.")
-        if last == "input_linear.weight":
+        if getattr(model.config, "num_local_experts", 0):
+            yield name, tensor
+        elif last == "input_linear.weight":
             yield from zip(
                 (f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"), tensor.chunk(2), strict=True
             )

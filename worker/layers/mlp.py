@@ -10,12 +10,11 @@ from worker.layers.source import LayerSource
 
 
 class MLP:
-    def __init__(self, source: LayerSource, gate_up: LinearWeight) -> None:
+    def __init__(self, source: LayerSource, gate_up: LinearWeight, down: LinearWeight) -> None:
         kernels, config = source.kernels, source.config
         self._kernels = kernels
         self._activate_mul = {"silu": kernels.silu_mul, "gelu_tanh": kernels.gelu_tanh_mul}[config.activation]
-        self._gate_up = gate_up
-        self._down = source.take_linear({"down": config.hidden_size}, config.intermediate_size)
+        self._gate_up, self._down = gate_up, down
 
     @property
     def num_bytes(self) -> int:

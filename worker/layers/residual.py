@@ -4,15 +4,24 @@ Legend as in step_batch.py.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 from worker.kernels.interface import LayerKV
 from worker.kernels.step_batch import StepBatch
 from worker.layers.attention import Attention
-from worker.layers.mlp import MLP
 from worker.layers.rope import Rotation
 from worker.layers.source import LayerSource
+
+
+class FeedForward(Protocol):
+    """An MLP, or what takes its place."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor: ...
 
 
 class ResidualLayer:
@@ -21,7 +30,7 @@ class ResidualLayer:
     Families have some of the four norms; `norms` names them as LayerTensors does. What is added to x may have a factor.
     """
 
-    def __init__(self, source: LayerSource, attention: Attention, mlp: MLP, norms: Sequence[str]) -> None:
+    def __init__(self, source: LayerSource, attention: Attention, mlp: FeedForward, norms: Sequence[str]) -> None:
         self._kernels = source.kernels
         self._eps = source.config.rms_norm_eps
         self._scale = source.config.residual_scale

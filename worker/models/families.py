@@ -12,8 +12,9 @@ from pagoda.models.formats.families.tables import TENSORS
 from pagoda.models.model import Model, ModelFormat
 from worker.kernels.interface import Kernels
 from worker.layers.attention import Attention, qkv_sizes
+from worker.layers.experts import MixtureOfExperts
 from worker.layers.mlp import MLP
-from worker.layers.residual import ResidualLayer
+from worker.layers.residual import FeedForward, ResidualLayer
 from worker.layers.source import LayerSource
 from worker.models.decoder import DecoderModel, MakeLayer
 from worker.weights.checkpoint import Checkpoint, OnProgress, Weights, WeightsError
@@ -25,39 +26,49 @@ class UnsupportedArchitectureError(ValueError):
     """The model's architecture is not supported; the message names those that are."""
 
 
-def dense_layer(source: LayerSource) -> ResidualLayer:
-    """Build a layer of attention and one MLP from the tensors that its family has."""
+def decoder_layer(source: LayerSource) -> ResidualLayer:
+    """Build a layer of attention and an MLP or a mixture of experts from the tensors that its family has."""
     tensors = TENSORS[source.config.architecture]
-    hidden, inner, qkv = source.config.hidden_size, source.config.intermediate_size, qkv_sizes(source.config)
+    hidden, qkv = source.config.hidden_size, qkv_sizes(source.config)
     attention = source.take_linear(
         {"qkv": sum(qkv.values())} if source.config.has_joined_qkv else qkv,
         hidden,
         needs_bias=frozenset("qkv") <= tensors.biases,
     )
-    gate_up = source.take_linear(
-        {"gate_up": 2 * inner} if source.config.has_joined_gate_up else {"gate": inner, "up": inner}, hidden
-    )
-    return ResidualLayer(source, Attention(source, attention), MLP(source, gate_up), tensors.norms)
+    return ResidualLayer(source, Attention(source, attention), _feed_forward(source), tensors.norms)
+
+
+def _feed_forward(source: LayerSource) -> FeedForward:
+    hidden, inner = source.config.hidden_size, source.config.intermediate_size
+    experts = source.config.experts_of(source.index)
+    if experts is not None:
+        return MixtureOfExperts(source, experts)
+    inputs = {"gate_up": 2 * inner} if source.config.has_joined_gate_up else {"gate": inner, "up": inner}
+    return MLP(source, source.take_linear(inputs, hidden), source.take_linear({"down": hidden}, inner))
 
 
 FAMILIES: Mapping[str, MakeLayer] = {
-    "llama": dense_layer,
-    "smollm3": dense_layer,
-    "granite": dense_layer,
-    "seed_oss": dense_layer,
-    "ernie4_5": dense_layer,
-    "hunyuan-dense": dense_layer,
-    "mistral3": dense_layer,
-    "qwen2": dense_layer,
-    "qwen3": dense_layer,
-    "gemma": dense_layer,
-    "gemma2": dense_layer,
-    "gemma3": dense_layer,
-    "phi3": dense_layer,
-    "olmo2": dense_layer,
-    "exaone4": dense_layer,
-    "chatglm": dense_layer,
-    "glm4": dense_layer,
+    "llama": decoder_layer,
+    "smollm3": decoder_layer,
+    "granite": decoder_layer,
+    "seed_oss": decoder_layer,
+    "ernie4_5": decoder_layer,
+    "hunyuan-dense": decoder_layer,
+    "mistral3": decoder_layer,
+    "qwen2": decoder_layer,
+    "qwen3": decoder_layer,
+    "gemma": decoder_layer,
+    "gemma2": decoder_layer,
+    "gemma3": decoder_layer,
+    "phi3": decoder_layer,
+    "olmo2": decoder_layer,
+    "exaone4": decoder_layer,
+    "chatglm": decoder_layer,
+    "glm4": decoder_layer,
+    "qwen2moe": decoder_layer,
+    "qwen3moe": decoder_layer,
+    "olmoe": decoder_layer,
+    "granitemoe": decoder_layer,
 }
 """The function that builds a layer, by `ModelConfig.architecture`."""
 

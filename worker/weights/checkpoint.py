@@ -37,6 +37,9 @@ class Checkpoint(Protocol):
     def read_matrix(self, name: str) -> StoredWeight:
         """Return a matrix as the file stores it. It may be a view of the mapped file, so drop it before `close`."""
 
+    def read_stack(self, name: str) -> tuple[StoredWeight, int]:
+        """Return the matrices of a tensor [N, out, in], one below the other, as `read_matrix` does, and their number."""
+
     def num_bytes(self, name: str) -> int:
         """Return the size of the tensor in its file."""
 
@@ -75,6 +78,23 @@ class Weights:
         self._took(name, weight, shape)
         return weight
 
+    def take_stack(self, name: str, shape: tuple[int, int, int]) -> StoredWeight:
+        """Return matrices of one shape, one below the other, as `take_matrix` does."""
+        if name not in self._left:
+            raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
+        weight, number = self._checkpoint.read_stack(name)
+        self._took(name, weight, shape, (number, weight.shape[0] // number, weight.shape[1]))
+        return weight
+
+    def take_row(self, name: str, size: int) -> torch.Tensor:
+        """Return a matrix of one row, which the checkpoint may have as a vector."""
+        tensor = self._checkpoint.read(name) if name in self._left else None
+        return self.take(name, (size,) if tensor is not None and tensor.dim() == 1 else (1, size)).view(1, size)
+
+    def has(self, name: str) -> bool:
+        """Return True if the checkpoint has the tensor, and it was not taken yet."""
+        return name in self._left
+
     def release(self, name: str) -> None:
         """Release the memory of a matrix that was packed."""
         self._checkpoint.forget(name)
@@ -88,11 +108,18 @@ class Weights:
         self._report(name)
         return tensor.to(self._device)
 
-    def _took(self, name: str, weight: torch.Tensor | StoredWeight, shape: tuple[int, ...]) -> None:
+    def _took(
+        self,
+        name: str,
+        weight: torch.Tensor | StoredWeight,
+        shape: tuple[int, ...],
+        found: tuple[int, ...] | None = None,
+    ) -> None:
         self._left.remove(name)
-        if tuple(weight.shape) != shape:
+        found = tuple(weight.shape) if found is None else found
+        if found != shape:
             spelled = self._checkpoint.names[name]
-            raise WeightsError(f"{spelled!r} has shape {list(weight.shape)}, but the model needs {list(shape)}")
+            raise WeightsError(f"{spelled!r} has shape {list(found)}, but the model needs {list(shape)}")
         self._count(weight.nbytes)
 
     def _count(self, num_bytes: int) -> None:

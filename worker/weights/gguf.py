@@ -46,6 +46,18 @@ class GGUFCheckpoint:
     def num_bytes(self, name: str) -> int:
         return self._file.tensors[self.names[name]].num_bytes
 
+    def read_stack(self, name: str) -> tuple[StoredWeight, int]:
+        spelled = self.names[name]
+        tensor = self._file.tensors[spelled]
+        if len(tensor.shape) != 3:
+            raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, but the model needs a stack of matrices")
+        number, num_out, num_in = tensor.shape
+        try:
+            data = self._file.tensor_data(spelled)
+            return stored_blocks(data, tensor.ggml_type, (number * num_out, num_in)), number
+        except UnsupportedTypeError as error:
+            raise WeightsError(f"{spelled!r}: {error}") from None
+
     def forget(self, name: str) -> None:
         self._file.forget(self.names[name])
 

@@ -7,8 +7,8 @@ Legend: O, I outputs and inputs of a linear.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 
@@ -47,6 +47,14 @@ class StoredWeight:
     def dequantize(self, first: int = 0, end: int | None = None) -> torch.Tensor:
         """Return rows `first` to `end` as float32."""
         return as_float32(self.unpack(first, end)).float()
+
+    def rows(self, first: int, end: int) -> Self:
+        """Return rows of a weight whose parts have one row for each of its own, such as a stack of several matrices."""
+        order = None if self.row_order_O is None else self.row_order_O[first:end]
+        if order is not None:
+            return replace(self, shape=(end - first, self.shape[1]), row_order_O=order)
+        parts = {name: part[first:end] for name, part in self.parts.items()}
+        return replace(self, shape=(end - first, self.shape[1]), parts=parts)
 
     def file_rows(self, first: int, end: int) -> slice | torch.Tensor:
         """Return an index that selects the file's rows of rows `first` to `end`."""

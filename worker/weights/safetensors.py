@@ -55,6 +55,14 @@ class SafetensorsCheckpoint:
     def num_bytes(self, name: str) -> int:
         return self._tensors[self.names[name]].num_bytes
 
+    def read_stack(self, name: str) -> tuple[StoredWeight, int]:
+        tensor = self._view(name)
+        if tensor.dim() != 3:
+            raise WeightsError(
+                f"{self.names[name]!r} has shape {list(tensor.shape)}, but the model needs a stack of matrices"
+            )
+        return stored(tensor.flatten(0, 1)), len(tensor)
+
     def forget(self, name: str) -> None:
         tensor = self._tensors[self.names[name]]
         forget(self._mapped[tensor.path], tensor.offset, tensor.num_bytes)

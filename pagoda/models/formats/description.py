@@ -130,6 +130,10 @@ def _checked(model: Model) -> Model:
 
 
 def num_layer_parameters(config: ModelConfig) -> int:
-    """Return how many parameters the matrices of one layer have in every family. It bounds what a file can make us allocate."""
+    """Return how many parameters the matrices of one layer have at least. It bounds what a file can make us allocate."""
     attention = 2 * (config.num_heads + config.num_kv_heads) * config.head_size
-    return config.hidden_size * (attention + 3 * config.intermediate_size)
+    experts = config.experts
+    sizes = [] if experts is None else [experts.num_experts * experts.intermediate_size]
+    if experts is None or experts.layer_has_experts:
+        sizes.append(config.intermediate_size)
+    return config.hidden_size * (attention + 3 * min(sizes))

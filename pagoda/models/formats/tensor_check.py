@@ -3,11 +3,12 @@
 A model that passes can be loaded if there is enough memory. So an unusable model is refused when it is made, not when it is used.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.expert_tensors import layer_expert_shapes, matrix_sizes
 from pagoda.models.formats.families.tables import TENSORS
 from pagoda.models.formats.ggml_type import READABLE_TYPES
 from pagoda.models.formats.gguf_file import GGUFFile
@@ -15,6 +16,8 @@ from pagoda.models.formats.gguf_tokens import token_metadata
 from pagoda.models.formats.hf_config import read_biases
 from pagoda.models.formats.safetensors_file import read_all_tensors
 from pagoda.models.formats.tensor_names import (
+    NUMBER,
+    fill,
     gguf_names,
     map_names,
     map_safetensors_names,
@@ -41,7 +44,7 @@ def check_tensors(model: Model) -> None:
     table = (gguf_names if is_gguf else safetensors_names)(model.config.architecture)
     known, unknown = map_names(stored, table) if is_gguf else map_safetensors_names(stored, model.config)
     spelled_of = {ours: spelled for spelled, ours in table.items()}
-    expected = dict(_matrices_and_norms(model.config))
+    expected = dict(_matrices_and_norms(model.config, known, model.format))
     biases = dict(_biases(model.config))
     required = TENSORS[model.config.architecture].biases if is_gguf else read_biases(model.path)
     allowed = biases if is_gguf else {name: shape for name, shape in biases.items() if _linear_of(name) in required}
@@ -68,7 +71,9 @@ def check_tensors(model: Model) -> None:
         )
 
 
-def _matrices_and_norms(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _matrices_and_norms(
+    config: ModelConfig, known: Container[str], checkpoint: ModelFormat
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden = config.hidden_size
     yield "embedding.weight", (config.vocab_size, hidden)
     yield "final_norm.weight", (hidden,)
@@ -79,29 +84,33 @@ def _matrices_and_norms(config: ModelConfig) -> Iterator[tuple[str, tuple[int, .
         q_heads, k_heads = (config.num_heads, config.num_kv_heads) if config.qk_norm_spans_heads else (1, 1)
         norms |= {"q_norm": q_heads * config.head_size, "k_norm": k_heads * config.head_size}
     for layer in range(config.num_layers):
-        for name, shape in _linears(config).items():
+        experts = config.experts_of(layer)
+        for name, shape in (_attention(config) if experts else _linears(config)).items():
             yield f"layers.{layer}.{name}.weight", shape
+        if experts is not None:
+            yield from layer_expert_shapes(config, experts, layer, known, checkpoint)
         for name, size in norms.items():
             yield f"layers.{layer}.{name}.weight", (size,)
 
 
 def _biases(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer in range(config.num_layers):
-        for name, (num_out, _) in _linears(config).items():
+        linears = _attention(config) if config.experts_of(layer) else _linears(config)
+        for name, (num_out, _) in linears.items():
             yield f"layers.{layer}.{name}.bias", (num_out,)
 
 
 def _linears(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    hidden, inner = config.hidden_size, config.intermediate_size
+    inner = config.intermediate_size
+    return _attention(config) | matrix_sizes(config.hidden_size, inner, config.has_joined_gate_up)
+
+
+def _attention(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    hidden = config.hidden_size
     q_size, kv_size = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
     if config.has_joined_qkv:
-        attention = {"qkv": (q_size + 2 * kv_size, hidden)}
-    else:
-        attention = {"q": (q_size, hidden), "k": (kv_size, hidden), "v": (kv_size, hidden)}
-    inputs = {"gate_up": (2 * inner, hidden)}
-    if not config.has_joined_gate_up:
-        inputs = {"gate": (inner, hidden), "up": (inner, hidden)}
-    return attention | inputs | {"o": (hidden, q_size), "down": (hidden, inner)}
+        return {"qkv": (q_size + 2 * kv_size, hidden), "o": (hidden, q_size)}
+    return {"q": (q_size, hidden), "k": (kv_size, hidden), "v": (kv_size, hidden), "o": (hidden, q_size)}
 
 
 def _linear_of(name: str) -> str:
@@ -112,8 +121,11 @@ def _spell(name: str, spelled_of: Mapping[str, str]) -> str:
     """Return the checkpoint's name of a tensor for Pagoda's name."""
     if not name.startswith("layers."):
         return spelled_of.get(name, name)
-    _, layer, rest = name.split(".", 2)
-    return spelled_of.get(f"layers.{{i}}.{rest}", name).replace("{i}", layer)
+    numbers = dict(zip(("{i}", "{e}"), NUMBER.findall(name), strict=False))
+    pattern = name
+    for place in numbers:
+        pattern = NUMBER.sub(place, pattern, count=1)
+    return fill(spelled_of.get(pattern, name), numbers)
 
 
 def _gguf_tensors(path: Path) -> dict[str, _Stored]:

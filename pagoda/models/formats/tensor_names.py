@@ -1,12 +1,13 @@
 """Tables from the tensor names in checkpoints to Pagoda's own names.
 
-{i} is a layer's number. Pagoda's names are the fields of the layers that use the tensors. The names that only
+{i} is a layer's number, {e} an expert's. Pagoda's names are the fields of the layers that use the tensors. The names that only
 a family has, or uses for another tensor than the others, are in families/, and have precedence.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 
+from pagoda.models.formats.expert_tensors import GGUF_EXPERT_NAMES, SAFETENSORS_EXPERT_NAMES
 from pagoda.models.formats.families.layer_tensors import full_names
 from pagoda.models.formats.families.tables import TENSORS
 from pagoda.models.formats.text_part import text_tensor
@@ -71,8 +72,11 @@ REDUNDANT = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Pattern of buffers that old exports contain besides the weights. They can be computed from the configuration."""
 
 
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
 def gguf_names(architecture: str) -> Mapping[str, str]:
-    return {**GGUF_NAMES, **dict(full_names("blk", TENSORS[architecture].gguf))}
+    return {**GGUF_NAMES, **GGUF_EXPERT_NAMES, **dict(full_names("blk", TENSORS[architecture].gguf))}
 
 
 def map_safetensors_names(spelled: Iterable[str], config: ModelConfig) -> tuple[dict[str, str], list[str]]:
@@ -86,7 +90,11 @@ def map_safetensors_names(spelled: Iterable[str], config: ModelConfig) -> tuple[
 
 
 def safetensors_names(architecture: str) -> Mapping[str, str]:
-    return {**SAFETENSORS_NAMES, **dict(full_names("model.layers", TENSORS[architecture].safetensors))}
+    return {
+        **SAFETENSORS_NAMES,
+        **SAFETENSORS_EXPERT_NAMES,
+        **dict(full_names("model.layers", TENSORS[architecture].safetensors)),
+    }
 
 
 def map_names(spelled: Iterable[str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -102,8 +110,15 @@ def map_names(spelled: Iterable[str], table: Mapping[str, str]) -> tuple[dict[st
 
 
 def _our_name(name: str, table: Mapping[str, str]) -> str | None:
-    number = re.search(r"(?<=\.)\d+(?=\.)", name)
-    if number is None:
-        return table.get(name)
-    pattern = table.get(f"{name[: number.start()]}{{i}}{name[number.end() :]}")
-    return None if pattern is None else pattern.replace("{i}", number.group())
+    numbers = dict(zip(("{i}", "{e}"), NUMBER.findall(name), strict=False))
+    pattern = name
+    for place in numbers:
+        pattern = NUMBER.sub(place, pattern, count=1)
+    ours = table.get(pattern)
+    return None if ours is None else fill(ours, numbers)
+
+
+def fill(pattern: str, numbers: Mapping[str, str]) -> str:
+    for place, number in numbers.items():
+        pattern = pattern.replace(place, number)
+    return pattern

@@ -1,10 +1,11 @@
-"""Llama, Mistral and Ministral 3."""
+"""Llama, Mistral, Ministral 3 and Mixtral."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
+from pagoda.models.formats.families.expert_fields import EXPERT_KEYS, gguf_experts, hf_experts
 from pagoda.models.formats.families.family import (
     LLAMA_BIASES,
     Family,
@@ -54,6 +55,17 @@ _MINISTRAL3 = {
         "llama_4_scaling_beta": 0.1,
     },
 }
+_MIXTRAL = {
+    **LLAMA,
+    "intermediate_size": 14_336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "num_local_experts": 8,
+    "num_experts": None,
+    "num_experts_per_tok": 2,
+}
 
 
 def _ministral3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
@@ -78,18 +90,27 @@ def _gguf_mistral3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     return _gguf(config, metadata) | _query_growth(config, growth)
 
 
+def _mixtral(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
+    return window_everywhere(config, content) | hf_experts(content, "intermediate_size", renormalizes=True)
+
+
 def _gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    """Return the fields of a llama, or of Mixtral, whose files have the same architecture and a number of experts."""
     refuse_caps(config, metadata)
-    return windowed(config, metadata, [True] * config.num_layers)
+    experts: Fields = {}
+    if values.optional_count(metadata, "llama.expert_count"):
+        experts = gguf_experts(config, metadata, renormalizes=True)
+    return windowed(config, metadata, [True] * config.num_layers) | experts
 
 
 HF_FAMILIES: Mapping[str, Family] = {
     "LlamaForCausalLM": Family(architecture="llama", fields=plain, defaults=LLAMA, bias_settings=LLAMA_BIASES),
     "MistralForCausalLM": Family(architecture="llama", fields=window_everywhere, defaults=_MISTRAL),
     "Ministral3ForCausalLM": Family(architecture="mistral3", fields=_ministral3, defaults=_MINISTRAL3),
+    "MixtralForCausalLM": Family(architecture="llama", fields=_mixtral, defaults=_MIXTRAL),
 }
 GGUF_FAMILIES = {
-    "llama": GGUFFamily(fields=_gguf),
+    "llama": GGUFFamily(fields=_gguf, numbers=EXPERT_KEYS),
     "mistral3": GGUFFamily(fields=_gguf_mistral3, numbers=frozenset(("attention.temperature_scale",))),
 }
 TENSORS = {

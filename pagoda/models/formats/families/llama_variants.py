@@ -38,7 +38,8 @@ _SMOLLM3 = {
     "no_rope_layer_interval": 4,
     "tie_word_embeddings": True,
 }
-_GRANITE = {
+GRANITE_KEYS = frozenset(("embedding_scale", "residual_scale", "attention.scale", "logit_scale"))
+GRANITE = {
     **LLAMA,
     "embedding_multiplier": 1.0,
     "logits_scaling": 1.0,
@@ -46,7 +47,7 @@ _GRANITE = {
     "attention_multiplier": 1.0,
 }
 _GRANITE_HYBRID = {
-    **_GRANITE,
+    **GRANITE,
     "shared_intermediate_size": 1024,
     "num_local_experts": 8,
     "position_embedding_type": None,
@@ -104,7 +105,7 @@ def _rotation(rotated: tuple[bool, ...]) -> Fields:
     return {} if all(rotated) else {"layer_is_rotated": rotated}
 
 
-def _granite(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
+def granite(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     return {
         "embedding_scale": values.number(content, "embedding_multiplier"),
         "residual_scale": values.number(content, "residual_multiplier"),
@@ -124,20 +125,21 @@ def _granite_hybrid(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
         raise ModelFormatError("mixtures of experts are not supported for this class; only its dense models are")
     rotates = content["position_embedding_type"] == "rope"
     return (
-        _granite(config, content)
+        granite(config, content)
         | _rotation((rotates,) * config.num_layers)
         | {"intermediate_size": values.count(content, "shared_intermediate_size"), "has_joined_gate_up": True}
     )
 
 
-def _gguf_granite(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+def gguf_granite(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    prefix = f"{config.architecture}."
     refuse_caps(config, metadata)
-    rotates = metadata.get("granite.rope.scaling.finetuned", True) is not False
+    rotates = metadata.get(f"{prefix}rope.scaling.finetuned", True) is not False
     return _rotation((rotates,) * config.num_layers) | {
-        "embedding_scale": values.optional_number(metadata, "granite.embedding_scale") or 1.0,
-        "residual_scale": values.optional_number(metadata, "granite.residual_scale") or 1.0,
-        "query_scale": values.optional_number(metadata, "granite.attention.scale"),
-        "logit_scale": 1 / values.number(metadata, "granite.logit_scale"),
+        "embedding_scale": values.optional_number(metadata, f"{prefix}embedding_scale") or 1.0,
+        "residual_scale": values.optional_number(metadata, f"{prefix}residual_scale") or 1.0,
+        "query_scale": values.optional_number(metadata, f"{prefix}attention.scale"),
+        "logit_scale": 1 / values.number(metadata, f"{prefix}logit_scale"),
     }
 
 
@@ -161,9 +163,7 @@ HF_FAMILIES: Mapping[str, Family] = {
     "SmolLM3ForCausalLM": Family(
         architecture="smollm3", fields=_smollm3, defaults=_SMOLLM3, bias_settings=LLAMA_BIASES
     ),
-    "GraniteForCausalLM": Family(
-        architecture="granite", fields=_granite, defaults=_GRANITE, bias_settings=LLAMA_BIASES
-    ),
+    "GraniteForCausalLM": Family(architecture="granite", fields=granite, defaults=GRANITE, bias_settings=LLAMA_BIASES),
     "GraniteMoeHybridForCausalLM": Family(
         architecture="granite", fields=_granite_hybrid, defaults=_GRANITE_HYBRID, bias_settings=ATTENTION_BIAS
     ),
@@ -183,8 +183,8 @@ HF_FAMILIES: Mapping[str, Family] = {
 GGUF_FAMILIES = {
     "smollm3": GGUFFamily(fields=_gguf_smollm3),
     "granite": GGUFFamily(
-        fields=_gguf_granite,
-        numbers=frozenset(("embedding_scale", "residual_scale", "attention.scale", "logit_scale")),
+        fields=gguf_granite,
+        numbers=GRANITE_KEYS,
     ),
     "seed_oss": GGUFFamily(fields=plain_gguf),
     "ernie4_5": GGUFFamily(fields=plain_gguf),

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from pagoda.models.formats.families import gemma, glm, llama, llama_variants, olmo, phi, qwen
+from pagoda.models.formats.families import gemma, glm, llama, llama_variants, mixtures, olmo, phi, qwen
 from pagoda.models.formats.families.family import Family, GGUFFamily
 from pagoda.models.formats.families.layer_tensors import LayerTensors
 
-GROUPS = (llama, llama_variants, qwen, gemma, phi, olmo, glm)
+GROUPS = (llama, llama_variants, qwen, gemma, phi, olmo, glm, mixtures)
 
 HF_FAMILIES: Mapping[str, Family] = {name: family for group in GROUPS for name, family in group.HF_FAMILIES.items()}
 """Families by the name of transformers' class."""

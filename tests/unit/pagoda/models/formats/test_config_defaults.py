@@ -10,7 +10,7 @@ import transformers
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import hf_config
 from pagoda.models.formats.families.tables import HF_FAMILIES
-from pagoda.models.model import ModelConfig
+from pagoda.models.model import ExpertsConfig, ModelConfig
 from tests.unit.pagoda.models.formats.test_families import SIZES
 
 CLASSES = {
@@ -34,8 +34,18 @@ CLASSES = {
     "Exaone4": "Exaone4ForCausalLM",
     "Glm": "GlmForCausalLM",
     "Glm4": "Glm4ForCausalLM",
+    "Mixtral": "MixtralForCausalLM",
+    "Qwen2Moe": "Qwen2MoeForCausalLM",
+    "Qwen3Moe": "Qwen3MoeForCausalLM",
+    "Olmoe": "OlmoeForCausalLM",
+    "GraniteMoe": "GraniteMoeForCausalLM",
+    "GraniteMoeShared": "GraniteMoeSharedForCausalLM",
 }
-WINDOWED = ("ministral3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo3", "exaone4")
+MIXTURES_WITH_WINDOWS = ("mixtral", "qwen2_moe", "qwen3_moe")
+WINDOWED = (
+    *("ministral3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo3", "exaone4"),
+    *MIXTURES_WITH_WINDOWS,
+)
 """Model types whose classes read `sliding_window`."""
 CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -75,9 +85,30 @@ CHANGES_OF_FAMILY: dict[str, dict[str, dict[str, Any]]] = {
             "logits_scaling": 8.0,
         }
     },
+    "Qwen2Moe": {
+        "other experts": {
+            "num_experts": 8,
+            "num_experts_per_tok": 5,
+            "moe_intermediate_size": 48,
+            "shared_expert_intermediate_size": 80,
+            "norm_topk_prob": True,
+        },
+        "some layers without experts": {"mlp_only_layers": [1], "decoder_sparse_step": 2},
+    },
+    "Qwen3Moe": {
+        "other experts": {"num_experts": 8, "num_experts_per_tok": 5, "norm_topk_prob": True},
+        "experts by another name": {"num_local_experts": 16},
+        "some layers without experts": {"mlp_only_layers": [1], "decoder_sparse_step": 2},
+    },
+    "Olmoe": {"other experts": {"num_experts": 8, "num_experts_per_tok": 5, "norm_topk_prob": True}},
+    "Mixtral": {"other experts": {"num_local_experts": 16, "num_experts_per_tok": 3}},
+    "GraniteMoeShared": {"other experts": {"num_local_experts": 16, "shared_intermediate_size": 48}},
     "Exaone4": {"a pattern in letters": {"sliding_window_pattern": "LLG"}},
 }
-ALIKE = ("GraniteMoeHybrid", "SeedOss", "Ernie4_5", "HunYuanDenseV1", "Gemma", "Olmo2", "Granite", "Glm")
+ALIKE = (
+    *("GraniteMoeHybrid", "SeedOss", "Ernie4_5", "HunYuanDenseV1", "Gemma", "Olmo2", "Granite", "Glm"),
+    *("Olmoe", "GraniteMoe", "GraniteMoeShared"),
+)
 """Classes whose config differs from Llama's in its defaults and in what CHANGES_OF_FAMILY has."""
 
 
@@ -112,7 +143,9 @@ def numbers_of_transformers(config: Any) -> dict[str, Any]:
     numbers = {
         "num_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
-        "intermediate_size": getattr(config, "shared_intermediate_size", config.intermediate_size),
+        "intermediate_size": (
+            config.shared_intermediate_size if config.model_type == "granitemoehybrid" else config.intermediate_size
+        ),
         "num_heads": config.num_attention_heads,
         "num_kv_heads": config.num_key_value_heads,
         "head_size": head_size,
@@ -132,11 +165,29 @@ def numbers_of_transformers(config: Any) -> dict[str, Any]:
         ),
         "residual_scale": getattr(config, "residual_multiplier", 1.0),
         "logit_scale": 1 / getattr(config, "logits_scaling", 1.0),
+        "experts": experts_of_transformers(config),
         "layer_is_rotated": rotated_layers(config, windowed),
         "rope_theta_local": float(rope["sliding_attention"]["rope_theta"]) if "sliding_attention" in rope else None,
         "rotary_size": int(head_size * full.get("partial_rotary_factor", 1.0)),
     }
     return numbers
+
+
+def experts_of_transformers(config: Any) -> ExpertsConfig | None:
+    number = getattr(config, "num_local_experts", getattr(config, "num_experts", None))
+    if not number:
+        return None
+    step, dense = getattr(config, "decoder_sparse_step", 1), getattr(config, "mlp_only_layers", [])
+    layers = tuple((i + 1) % step == 0 and i not in dense for i in range(config.num_hidden_layers))
+    return ExpertsConfig(
+        num_experts=number,
+        num_used=config.num_experts_per_tok,
+        intermediate_size=getattr(config, "moe_intermediate_size", config.intermediate_size),
+        renormalizes=getattr(config, "norm_topk_prob", True),
+        shared_size=getattr(config, "shared_expert_intermediate_size", getattr(config, "shared_intermediate_size", 0)),
+        gates_shared=config.model_type == "qwen2_moe",
+        layer_has_experts=() if all(layers) else layers,
+    )
 
 
 def rotated_layers(config: Any, windowed: tuple[bool, ...]) -> tuple[bool, ...]:
@@ -157,7 +208,7 @@ def numbers_of_ours(config: ModelConfig) -> dict[str, Any]:
         *("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_size", "vocab_size"),
         *("max_position", "rms_norm_eps", "tie_word_embeddings", "rope_theta", "sliding_window", "rope_theta_local"),
         *("layer_uses_sliding_window", "attention_logit_cap", "final_logit_cap", "residual_scale"),
-        *("logit_scale", "layer_is_rotated"),
+        *("logit_scale", "layer_is_rotated", "experts"),
     )
     return {name: getattr(config, name) for name in names} | {
         "rope_factor": scaling.factor if scaling else None,
