@@ -9,9 +9,10 @@ from pagoda.models.formats.end_tokens import inside_vocabulary, read_checkpoint_
 from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
 from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.formats.gguf_tokens import read_tokens
+from pagoda.models.formats.quantization.linears import read_checkpoint_tensors
 from pagoda.models.formats.recommended import read_generation_config, read_gguf_sampling
 from pagoda.models.formats.rope_scaling import check_rope
-from pagoda.models.formats.safetensors_file import read_all_tensors, weight_files
+from pagoda.models.formats.safetensors_file import weight_files
 from pagoda.models.formats.text_part import text_tensor
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
@@ -86,15 +87,18 @@ def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
 
 def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Model:
     config = hf_config.read_config(path)
-    stored = read_all_tensors(path)
+    tensors = read_checkpoint_tensors(path)
     if config.is_text_part:
-        stored = {name: tensor for name, tensor in stored.items() if text_tensor(name) is not None}
+        tensors = tensors.only(lambda name: text_tensor(name) is not None)
         # The embedding also computes the output if there is no tensor for that, whatever the configuration states.
-        has_output = any(text_tensor(name) == "lm_head.weight" for name in stored)
+        has_output = any(text_tensor(name) == "lm_head.weight" for name in (*tensors.plain, *tensors.linears))
         config = replace(config, tie_word_embeddings=not has_output)
-    tensors = list(stored.values())
-    if not tensors:
+    if not tensors.plain:
         raise ModelFormatError(f"{path} has no tensors")
+    if tensors.quantization and tensors.linears:
+        quantization = tensors.quantization.label
+    else:
+        quantization = max(tensors.plain.values(), key=lambda tensor: tensor.num_parameters).dtype
     return Model(
         name=name,
         path=path,
@@ -103,8 +107,8 @@ def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Mod
         size_bytes=size_bytes,
         config=config,
         eos_token_ids=read_checkpoint_end_tokens(path),
-        quantization=max(tensors, key=lambda tensor: tensor.num_parameters).dtype,
-        num_parameters=sum(tensor.num_parameters for tensor in tensors),
+        quantization=quantization,
+        num_parameters=tensors.num_parameters,
         recommended=read_generation_config(path),
     )
 

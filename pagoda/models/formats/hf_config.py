@@ -13,6 +13,7 @@ from pagoda.models.formats import config_values as values
 from pagoda.models.formats.families.family import Family
 from pagoda.models.formats.families.tables import HF_FAMILIES
 from pagoda.models.formats.hf_rope import read_rope
+from pagoda.models.formats.quantization.config import quantization_of
 from pagoda.models.formats.rope_scaling import extended_max_position
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.formats.text_part import WRAPPERS, is_wrapper, text_content
@@ -48,7 +49,7 @@ def read_config(directory: Path) -> ModelConfig:
             values.require(config, key, usual, unused=0)
     values.require(config, "hidden_act", family.hidden_act, unused=family.legacy_hidden_act)
     values.require(config, "hidden_activation", family.hidden_act)
-    _refuse_quantized(config.get("quantization_config"))
+    quantization_of(config)  # Raises an error for a method that is not supported.
     hidden_size = values.count(config, "hidden_size")
     num_heads = values.count(config, "num_attention_heads")
     max_position = values.count(config, "max_position_embeddings")
@@ -77,15 +78,6 @@ def read_biases(directory: Path) -> frozenset[str]:
     family = _family(content)
     config = {**family.defaults, **content}
     return family.biases.union(*(linears for key, linears in family.bias_settings.items() if config.get(key) is True))
-
-
-def _refuse_quantized(description: object) -> None:
-    if description is not None:
-        method = description.get("quant_method") if isinstance(description, dict) else None
-        how = f"with {str(method)[:40]}" if method else "by another program"
-        raise ModelFormatError(
-            f"weights quantized {how} (quantization_config) are not supported; use the original model, or a GGUF file of it"
-        )
 
 
 def _family(config: Mapping[str, Any]) -> Family:

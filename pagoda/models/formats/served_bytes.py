@@ -8,13 +8,15 @@ from math import prod
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.gguf_file import GGUFFile
-from pagoda.models.formats.safetensors_file import DTYPE_BYTES, read_all_tensors
+from pagoda.models.formats.quantization.linears import read_checkpoint_tensors
+from pagoda.models.formats.quantization.scheme import Layout
+from pagoda.models.formats.safetensors_file import DTYPE_BYTES
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 PACKED_FLOAT_BYTES = 8.5 / 8
 """Bytes per weight of a matrix of floats in the integer mode."""
 EMBEDDING_BYTES = 2
-_FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+_FLOAT_TYPES = ("F64", "F32", "F16", "BF16", Layout.FLOAT8)
 _EMBEDDINGS = ("token_embd.weight", "embed_tokens.weight")
 _BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2}
 _Tensor = tuple[str, str, tuple[int, ...], int]
@@ -58,5 +60,9 @@ def _gguf_tensors(model: Model) -> list[_Tensor]:
 
 
 def _safetensors(model: Model) -> list[_Tensor]:
-    tensors = read_all_tensors(model.path).items()
-    return [(name, each.dtype, each.shape, each.num_parameters * DTYPE_BYTES[each.dtype]) for name, each in tensors]
+    tensors = read_checkpoint_tensors(model.path)
+    plain = [
+        (name, each.dtype, each.shape, each.num_parameters * DTYPE_BYTES[each.dtype])
+        for name, each in tensors.plain.items()
+    ]
+    return plain + [(name, each.scheme.layout, each.shape, each.num_bytes) for name, each in tensors.linears.items()]

@@ -14,7 +14,7 @@ from pagoda.models.formats.ggml_type import READABLE_TYPES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.gguf_tokens import token_metadata
 from pagoda.models.formats.hf_config import read_biases
-from pagoda.models.formats.safetensors_file import read_all_tensors
+from pagoda.models.formats.quantization.linears import read_checkpoint_tensors
 from pagoda.models.formats.tensor_names import (
     NUMBER,
     fill,
@@ -35,6 +35,8 @@ class _Stored:
     shape: tuple[int, ...]
     type_name: str
     is_readable: bool
+    is_quantized_linear: bool = False
+    """True if several tensors of a Hugging Face checkpoint make up the weight."""
 
 
 def check_tensors(model: Model) -> None:
@@ -48,9 +50,17 @@ def check_tensors(model: Model) -> None:
     biases = dict(_biases(model.config))
     required = TENSORS[model.config.architecture].biases if is_gguf else read_biases(model.path)
     allowed = biases if is_gguf else {name: shape for name, shape in biases.items() if _linear_of(name) in required}
+    # Programs that quantize may add a bias to each linear.
+    quantized = {_linear_of(name) for name, spelled in known.items() if stored[spelled].is_quantized_linear}
+    allowed |= {name: shape for name, shape in biases.items() if _linear_of(name) in quantized}
     needed = expected | {name: shape for name, shape in biases.items() if _linear_of(name) in required}
     for name in needed.keys() - known.keys():
         raise ModelFormatError(f"{model.path}: the tensor {_spell(name, spelled_of)!r} is missing")
+    if model.config.tie_word_embeddings and "output" in quantized:
+        raise ModelFormatError(
+            f"{model.path}: {known['output.weight']!r} is quantized, but config.json has tie_word_embeddings, so that the "
+            "embedding would take its place; set tie_word_embeddings to false"
+        )
     for name, spelled in known.items():
         shape = (expected | allowed).get(name)
         if shape is None and name not in NOT_READ:
@@ -143,7 +153,12 @@ def _gguf_tensors(path: Path) -> dict[str, _Stored]:
 
 
 def _safetensors(directory: Path) -> dict[str, _Stored]:
-    return {
+    tensors = read_checkpoint_tensors(directory)
+    plain = {
         name: _Stored(tensor.shape, tensor.dtype, tensor.dtype in READABLE_DTYPES)
-        for name, tensor in read_all_tensors(directory).items()
+        for name, tensor in tensors.plain.items()
+    }
+    return plain | {
+        name: _Stored(each.shape, each.scheme.layout, is_readable=True, is_quantized_linear=True)
+        for name, each in tensors.linears.items()
     }
