@@ -35,18 +35,27 @@ class StoredWeight:
     """The file's tensors that make up the weight, by the format's names for them. They may be views of the mapped file."""
     row_order_O: torch.Tensor | None = None
     """The row in the file of each row of the weight; None if the orders are equal."""
+    input_order_I: torch.Tensor | None = None
+    """The input of each column that `unpack` returns; None if they are in order. The kernel gathers the inputs in this order.
+
+    GPTQ may put inputs that are far from each other into one group ("act-order").
+    """
 
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts.values())
 
     def unpack(self, first: int = 0, end: int | None = None) -> AnyWeight:
-        """Return rows `first` to `end`, by default all: integers with their scales, or floats of any type."""
+        """Return rows `first` to `end`, by default all: integers with their scales, or floats of any type.
+
+        Columns are in the order `input_order_I`.
+        """
         return self.format.unpack(self, first, self.shape[0] if end is None else end)
 
     def dequantize(self, first: int = 0, end: int | None = None) -> torch.Tensor:
-        """Return rows `first` to `end` as float32."""
-        return as_float32(self.unpack(first, end)).float()
+        """Return rows `first` to `end` as float32, with columns in the order of the inputs."""
+        values = as_float32(self.unpack(first, end)).float()
+        return values if self.input_order_I is None else values[:, torch.argsort(self.input_order_I)]
 
     def rows(self, first: int, end: int) -> Self:
         """Return rows of a weight whose parts have one row for each of its own, such as a stack of several matrices."""
