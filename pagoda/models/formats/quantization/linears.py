@@ -14,7 +14,7 @@ from typing import Self
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.quantization.config import read_quantization
 from pagoda.models.formats.quantization.scheme import Layout, Quantization, Scheme
-from pagoda.models.formats.safetensors_file import DTYPE_BYTES, SafetensorsTensor, read_all_tensors
+from pagoda.models.formats.safetensors_file import SafetensorsTensor, read_all_tensors
 
 WORD_BITS = 32
 WORDS = {"qweight": (Layout.AWQ, Layout.GPTQ), "weight_packed": (Layout.PACKED,)}
@@ -150,7 +150,7 @@ class _Parts:
 def _join(module: str, tensors: Tensors, scheme: Scheme) -> QuantizedLinear:
     parts = _Parts(module, tensors)
     shape = _READERS[scheme.layout](parts, scheme)
-    num_bytes = sum(tensors[part].num_parameters * DTYPE_BYTES[tensors[part].dtype] for part in parts.taken)
+    num_bytes = sum(tensors[part].num_bytes for part in parts.taken)
     names = {part: f"{module}.{part}" for part in parts.taken}
     return QuantizedLinear(scheme=scheme, shape=shape, parts=names, num_bytes=num_bytes)
 

@@ -22,7 +22,7 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """How one linear is stored. A weight is scale * (integer - zero), or scale * float."""
+    """The way in which one linear is stored. A weight is scale * (integer - zero), or scale * float."""
 
     layout: Layout
     bits: int
@@ -42,7 +42,7 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """What `quantization_config` says. Which linears are quantized is what the tensors say."""
+    """The content of `quantization_config`. Which linears are quantized is what the tensors say."""
 
     label: str
     """Name for users, such as "AWQ-INT4"."""

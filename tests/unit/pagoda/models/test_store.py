@@ -264,8 +264,11 @@ def test_a_head_size_of_its_own(store: ModelStore, tmp_path: Path) -> None:
         ({"hidden_size": "64"}, r"'hidden_size' .* \(got '64'\)"),
         ({"vocab_size": None}, "lacks 'vocab_size'"),
         ({"hidden_act": "gelu"}, "'gelu'; only 'silu'"),
-        ({"quantization_config": {"bits": 4}}, "quantized by another program .quantization_config. are not supported"),
-        ({"quantization_config": {"quant_method": "awq"}}, "weights quantized with awq .quantization_config."),
+        (
+            {"quantization_config": {"bits": 4}},
+            "quantized by an unknown method .quantization_config. are not supported",
+        ),
+        ({"quantization_config": {"quant_method": "hqq"}}, "weights quantized with hqq .quantization_config."),
         (
             {"rope_scaling": {"rope_type": "other", "factor": 2.0}},
             "'other' is not supported .supported: default, linear",
