@@ -105,7 +105,7 @@ class IntegerKernels:
         return self.gather_rows(embedding.table_VD, token_ids_T)
 
     def _pack(self, weight: StoredWeight) -> GroupedMatrix | ByteMatrix:
-        unpacked = weight.unpack()
+        unpacked = weight.unpack() if weight.input_order_I is None else weight.dequantize()
         return pack_grouped(unpacked) if isinstance(unpacked, GroupedWeight) else pack_bytes(unpacked.float())
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:

@@ -80,7 +80,7 @@ class PanelPacker:
                 row_order_O=weight.row_order_O,
                 first_out=first_out,
             )
-        unpacked = weight.unpack()
+        unpacked = weight.unpack() if weight.input_order_I is None else weight.dequantize()
         if isinstance(unpacked, torch.Tensor):
             return Source(format=self._byte_format, data=unpacked.float(), shape=weight.shape, first_out=first_out)
         name, blocks = as_blocks(unpacked)

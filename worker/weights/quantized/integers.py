@@ -1,9 +1,9 @@
 """Linears of quantized checkpoints whose weights are integers: AWQ, GPTQ and compressed-tensors.
 
-A weight is scale * (integer - zero). The zeros are integers, so that scale * integer - scale * zero has no rounding error for
-scales of 16 bits.
+A weight is scale * (integer - zero), and zeros are integers. With 4 bits the difference is an integer of 5 bits and a sign. With 8
+bits it may need 9, so that the zero becomes a minimum, which has no rounding error for scales of 16 bits.
 
-Legend: O, I outputs and inputs of a linear, R some of its rows, G groups of a row.
+Legend: O, I outputs and inputs of a linear, R some of its rows, G groups of a row, B blocks of 32 inputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,22 +13,11 @@ import torch
 
 from pagoda.models.formats.quantization.scheme import Layout, Scheme
 from worker.weights.checkpoint import WeightsError
-from worker.weights.four_bit import BLOCK, AnyWeight, FourBitWeight
+from worker.weights.grouped import BLOCK, AnyWeight, GroupedWeight
 from worker.weights.linear_format import StoredWeight
 from worker.weights.quantized.bit_fields import AWQ_PLACES, add_one, fields_of_columns, fields_of_rows
 
 Parts = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Some rows of a weight."""
-
-    integers_RI: torch.Tensor
-    """uint8."""
-    scale_RG: torch.Tensor
-    zero_RG: torch.Tensor
-    """Whole numbers in any type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +25,8 @@ class IntegerFormat:
     """Integers as a checkpoint of Hugging Face stores them, with its tensors as parts."""
 
     scheme: Scheme
+    has_zeros: bool
+    """True if a zero differs from the middle of the integers."""
 
     @property
     def name(self) -> str:
@@ -43,23 +34,37 @@ class IntegerFormat:
 
     def unpack(self, weight: StoredWeight, first: int, end: int) -> AnyWeight:
         rows = torch.arange(first, end) if weight.row_order_O is None else weight.row_order_O[first:end]
-        read = _READERS[self.scheme.layout](weight.parts, self.scheme, rows)
-        integers_RI = read.integers_RI
+        integers_RI, zero_RG, scale_RG = (
+            readers[self.scheme.layout](weight.parts, self.scheme, rows) for readers in (_INTEGERS, _ZEROS, _SCALES)
+        )
+        num_in = weight.shape[1]
         if weight.input_order_I is not None:
             integers_RI = integers_RI.index_select(1, weight.input_order_I)
-        scale_RG = read.scale_RG.float()
-        minimum_RG = -(scale_RG * read.zero_RG.float())
-        num_in = weight.shape[1]
-        group = self.scheme.group_size or num_in
-        if num_in % BLOCK or self.scheme.bits == 8:
-            repeated = [factor.repeat_interleave(group, dim=1)[:, :num_in] for factor in (scale_RG, minimum_RG)]
-            return integers_RI.float().mul_(repeated[0]).add_(repeated[1])
-        scale_RB, minimum_RB = (
-            factor.repeat_interleave(group // BLOCK, dim=1)[:, : num_in // BLOCK] for factor in (scale_RG, minimum_RG)
+        group_size = self.scheme.group_size or num_in
+        if num_in % BLOCK:
+            zero_RI, scale_RI = (_repeat(each, group_size, num_in).float() for each in (zero_RG, scale_RG))
+            return (integers_RI.float() - zero_RI).mul_(scale_RI)
+        scale_RB = _repeat(scale_RG.float(), group_size // BLOCK, num_in // BLOCK)
+        middle = 1 << (self.scheme.bits - 1)
+        if self.scheme.bits == 8 and self.has_zeros:
+            distance_RB = _repeat(middle - zero_RG.float(), group_size // BLOCK, num_in // BLOCK)
+            signed_RI = (integers_RI ^ middle).view(torch.int8)
+            return GroupedWeight(integers_OI=signed_RI, scale_OG=scale_RB, minimum_OG=scale_RB * distance_RB)
+        zero_RI = _repeat(zero_RG.to(torch.uint8), group_size, num_in)
+        # Bytes wrap: the difference is right if it fits.
+        return GroupedWeight(
+            integers_OI=(integers_RI - zero_RI).view(torch.int8).contiguous(), scale_OG=scale_RB, minimum_OG=None
         )
-        return FourBitWeight(
-            integers_OI=integers_RI.contiguous(), scale_OG=scale_RB.contiguous(), minimum_OG=minimum_RB.contiguous()
-        )
+
+
+def has_zeros(scheme: Scheme, parts: Parts, num_out: int) -> bool:
+    """Return True if a zero differs from the middle of the integers."""
+    zero_OG = _ZEROS[scheme.layout](parts, scheme, torch.arange(num_out))
+    return bool((zero_OG != 1 << (scheme.bits - 1)).any())
+
+
+def _repeat(factors_RG: torch.Tensor, times: int, size: int) -> torch.Tensor:
+    return factors_RG.repeat_interleave(times, dim=1)[:, :size].contiguous()
 
 
 def input_order(scheme: Scheme, parts: Parts, num_in: int) -> torch.Tensor | None:
@@ -80,55 +85,82 @@ def input_order(scheme: Scheme, parts: Parts, num_in: int) -> torch.Tensor | Non
     return order_I
 
 
-def _awq(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> Rows:
-    return Rows(
-        integers_RI=fields_of_columns(parts["qweight"], scheme.bits, rows, AWQ_PLACES),
-        scale_RG=parts["scales"].index_select(1, rows).T,
-        zero_RG=fields_of_columns(parts["qzeros"], scheme.bits, rows, AWQ_PLACES),
-    )
+def _awq_integers(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    return fields_of_columns(parts["qweight"], scheme.bits, rows, AWQ_PLACES)
 
 
-def _gptq(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> Rows:
+def _awq_zeros(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    return fields_of_columns(parts["qzeros"], scheme.bits, rows, AWQ_PLACES)
+
+
+def _gptq_integers(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    return fields_of_rows(parts["qweight"].index_select(1, rows).T, scheme.bits)
+
+
+def _gptq_zeros(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
     zeros = add_one(parts["qzeros"], scheme.bits) if scheme.zeros_minus_one else parts["qzeros"]
-    return Rows(
-        integers_RI=fields_of_rows(parts["qweight"].index_select(1, rows).T, scheme.bits),
-        scale_RG=parts["scales"].index_select(1, rows).T,
-        zero_RG=fields_of_columns(zeros, scheme.bits, rows),
+    return fields_of_columns(zeros, scheme.bits, rows)
+
+
+def _packed_integers(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    return fields_of_rows(parts["weight_packed"].index_select(0, rows), scheme.bits)
+
+
+def _packed_zeros(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    zeros = parts.get("weight_zero_point")
+    if zeros is None or zeros.dtype == torch.int8:
+        return _signed_zeros(parts, scheme, rows)
+    return fields_of_rows(zeros.T, scheme.bits).T.index_select(0, rows)
+
+
+def _int8_integers(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    return parts["weight"].index_select(0, rows).view(torch.uint8) ^ 128
+
+
+def _signed_zeros(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    """Return zeros that are stored as signed numbers, or that are not stored."""
+    scale_RG, zeros, middle = (
+        _scales_of_rows(parts, scheme, rows),
+        parts.get("weight_zero_point"),
+        1 << (scheme.bits - 1),
     )
-
-
-def _packed(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> Rows:
-    middle, zeros = 1 << (scheme.bits - 1), parts.get("weight_zero_point")
-    scale_RG = _scales(parts, rows)
     if zeros is None:
-        zero_RG = torch.full(scale_RG.shape, middle)
-    elif zeros.dtype == torch.int8:
-        zero_RG = zeros.index_select(0, rows).int() + middle
-    else:
-        zero_RG = fields_of_rows(zeros.T, scheme.bits).T.index_select(0, rows)
-    integers_RI = fields_of_rows(parts["weight_packed"].index_select(0, rows), scheme.bits)
-    return Rows(integers_RI=integers_RI, scale_RG=scale_RG, zero_RG=zero_RG)
+        return torch.full(scale_RG.shape, middle)
+    return _rows(zeros, rows).int().expand(scale_RG.shape) + middle
 
 
-def _int8(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> Rows:
-    scale_RG, zeros = _scales(parts, rows), parts.get("weight_zero_point")
-    zero_RG = torch.zeros_like(scale_RG) if zeros is None else _of_rows(zeros, rows).float().expand(scale_RG.shape)
-    integers_RI = parts["weight"].index_select(0, rows).view(torch.uint8) ^ 128
-    return Rows(integers_RI=integers_RI, scale_RG=scale_RG, zero_RG=zero_RG + 128)
+def _scales_of_columns(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    return parts["scales"].index_select(1, rows).T
 
 
-def _scales(parts: Parts, rows: torch.Tensor) -> torch.Tensor:
-    return _of_rows(parts["weight_scale"], rows)
+def _scales_of_rows(parts: Parts, scheme: Scheme, rows: torch.Tensor) -> torch.Tensor:
+    return _rows(parts["weight_scale"], rows)
 
 
-def _of_rows(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _rows(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return the rows' factors [R, G] of [O, G], or of one number for the whole matrix."""
     return factors.expand(len(rows), 1) if factors.numel() == 1 else factors.index_select(0, rows)
 
 
-_READERS: Mapping[Layout, Callable[[Parts, Scheme, torch.Tensor], Rows]] = {
-    Layout.AWQ: _awq,
-    Layout.GPTQ: _gptq,
-    Layout.PACKED: _packed,
-    Layout.INT8: _int8,
+_Reader = Callable[[Parts, Scheme, torch.Tensor], torch.Tensor]
+_INTEGERS: Mapping[Layout, _Reader] = {
+    Layout.AWQ: _awq_integers,
+    Layout.GPTQ: _gptq_integers,
+    Layout.PACKED: _packed_integers,
+    Layout.INT8: _int8_integers,
 }
+"""Functions that return some rows' integers, uint8 [R, I]."""
+_ZEROS: Mapping[Layout, _Reader] = {
+    Layout.AWQ: _awq_zeros,
+    Layout.GPTQ: _gptq_zeros,
+    Layout.PACKED: _packed_zeros,
+    Layout.INT8: _signed_zeros,
+}
+"""Functions that return some rows' zeros, whole numbers [R, G]."""
+_SCALES: Mapping[Layout, _Reader] = {
+    Layout.AWQ: _scales_of_columns,
+    Layout.GPTQ: _scales_of_columns,
+    Layout.PACKED: _scales_of_rows,
+    Layout.INT8: _scales_of_rows,
+}
+"""Functions that return some rows' scales [R, G]."""

@@ -9,7 +9,7 @@ from pagoda.models.formats.quantization.scheme import Layout
 from worker.weights.checkpoint import WeightsError
 from worker.weights.linear_format import StoredWeight
 from worker.weights.quantized.float8 import Float8Format
-from worker.weights.quantized.integers import IntegerFormat, input_order
+from worker.weights.quantized.integers import IntegerFormat, has_zeros, input_order
 
 
 def stored_linear(
@@ -22,7 +22,7 @@ def stored_linear(
     if "weight_shape" in parts and tuple(parts["weight_shape"].tolist()) != shape:
         raise WeightsError(f"its weight_shape must be {list(shape)} (got {parts['weight_shape'].tolist()})")
     return StoredWeight(
-        format=IntegerFormat(scheme),
+        format=IntegerFormat(scheme, has_zeros(scheme, parts, shape[0])),
         shape=shape,
         parts=parts,
         row_order_O=row_order_O,

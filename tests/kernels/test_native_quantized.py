@@ -1,0 +1,37 @@
+"""Tests that native kernels give the reference's bits with the weights of quantized checkpoints."""
+
+import pytest
+import torch
+
+from tests.kernels.native import native_kernels, same_bits
+from tests.kernels.quantized_linears import CASES, load
+from worker.kernels.integer import IntegerKernels
+from worker.weights.linear_format import StoredWeight
+
+NATIVE, REFERENCE = native_kernels(), IntegerKernels()
+
+
+def random_weight(case: str, num_out: int, num_in: int, seed: int = 0) -> StoredWeight:
+    config, pack = CASES[case]
+    return load(config, pack(torch.randn(num_out, num_in, generator=torch.Generator().manual_seed(seed)))[0])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rows", [1, 2, 7, 33])
+def test_linear(case: str, rows: int) -> None:
+    x_TI = torch.randn(rows, 320)
+    weight = random_weight(case, 72, 320)
+    result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight))
+    assert same_bits(result, REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight)))
+    exact = x_TI @ weight.dequantize().T
+    assert (result - exact).norm() < 0.02 * exact.norm()
+
+
+def test_linears_of_several_formats_and_orders_are_computed_as_one() -> None:
+    x_TI, bias_O = torch.randn(5, 320), torch.randn(8 * 72)
+    first, second = (random_weight("gptq, act-order", 72, 320, seed) for seed in (0, 1))
+    weights = [first, *(random_weight(case, 72, 320) for case in list(CASES)[:6]), second]
+    result = NATIVE.linear(x_TI, NATIVE.pack_linear(weights, bias_O))
+    assert same_bits(result, REFERENCE.linear(x_TI, REFERENCE.pack_linear(weights, bias_O)))
+    exact = x_TI @ torch.cat([weight.dequantize() for weight in weights]).T + bias_O
+    assert (result - exact).norm() < 0.02 * exact.norm()
