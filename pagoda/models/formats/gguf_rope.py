@@ -69,7 +69,10 @@ def _yarn(metadata: Mapping[str, Any], prefix: str, factor: float) -> RopeScalin
         usual = yarn_attention_factor(factor, 1.0, multiplier)
     else:
         values.require(metadata, f"{keys}yarn_log_multiplier", 0.0)
-    if metadata.get(f"{keys}yarn_ext_factor", 1.0) > 0:
+    extrapolation = metadata.get(f"{keys}yarn_ext_factor")
+    if (
+        not isinstance(extrapolation, int | float) or not extrapolation < 0
+    ):  # llama.cpp: a negative number is the default
         values.require(metadata, f"{keys}yarn_ext_factor", 1.0)
     # llama.cpp computes the factor whatever the file states, so another one has no clear meaning.
     stated = values.number(metadata, f"{keys}yarn_attn_factor", 1.0)

@@ -78,7 +78,7 @@ def text_content(content: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(text, dict):
         raise ModelFormatError(f"text_config in the model's config.json must be an object, since the model is {name}")
     model_type = text.get("model_type") or wrapper.default_type
-    if model_type not in wrapper.classes:
+    if not isinstance(model_type, str) or model_type not in wrapper.classes:
         raise ModelFormatError(
             f"{name} with a text part of the type {model_type!r} is not supported (supported: {', '.join(wrapper.classes)})"
         )

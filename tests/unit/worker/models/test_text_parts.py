@@ -155,6 +155,7 @@ def test_a_model_of_text_has_no_other_parts(tmp_path: Path) -> None:
     [
         ({"text_config": None}, "text_config in the model's config.json must be an object"),
         ({"text_config": {"model_type": "mamba"}}, r"type 'mamba' is not supported \(supported: mistral, ministral3\)"),
+        ({"text_config": {"model_type": ["mistral"]}}, "is not supported"),
         ({"quantization_config": {"quant_method": "other"}}, "quant"),
     ],
     ids=str,

@@ -477,6 +477,14 @@ def test_largest_gemma_scales_queries_by_another_size(tmp_path: Path) -> None:
             {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0, "rope__scaling__yarn_attn_factor": 2.0},
             "yarn_attn_factor = 2.0; only 1.139",
         ),
+        (
+            {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0, "rope__scaling__yarn_ext_factor": "x"},
+            "yarn_ext_factor = 'x'; only 1.0",
+        ),
+        (
+            {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0, "rope__scaling__yarn_ext_factor": 0.5},
+            "yarn_ext_factor = 0.5; only 1.0",
+        ),
         ({"rope__scaling__yarn_beta_fast": 8.0}, "yarn_beta_fast = 8.0; only 32.0"),
     ],
 )
