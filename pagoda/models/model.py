@@ -124,7 +124,7 @@ class ModelConfig:
     query_growth_length: int = 0
     """Number of positions after which the factor of the queries grows."""
     is_text_part: bool = False
-    """True for the text part of a multimodal checkpoint of Hugging Face. Its tensors have a prefix; other parts are not read."""
+    """True for the text part of a multimodal checkpoint. Tensors of other parts are not read."""
 
     experts: ExpertsConfig | None = None
     """The mixture of experts. None if each layer has an ordinary MLP."""

@@ -1,7 +1,7 @@
 """Tiny random checkpoints of each family, made with transformers, and GGUF files as llama.cpp's converter would write them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -305,7 +305,9 @@ def save_safetensors(model: Any, directory: Path) -> Model:
     return describe("tiny", directory, digest="0" * 64, size_bytes=1)
 
 
-def save_gguf(family: TinyFamily, model: Any, path: Path, *, join_qkv: bool = False) -> Model:
+def save_gguf(
+    family: TinyFamily, model: Any, path: Path, *, join_qkv: bool = False, more_tensors: Sequence[str] = ()
+) -> Model:
     """Write a GGUF file; `join_qkv` joins queries, keys and values, as some converters do."""
     writer = gguf.GGUFWriter(path, family.architecture)
     _add_metadata(writer, family, model.config)
@@ -321,6 +323,8 @@ def save_gguf(family: TinyFamily, model: Any, path: Path, *, join_qkv: bool = Fa
             tensors[spelled] = _converted(family, model.config, part_name, part)
     for spelled, array in (_with_joined_qkv(tensors) if join_qkv else tensors).items():
         writer.add_tensor(spelled, array)
+    for name in more_tensors:
+        writer.add_tensor(name, np.ones((2, 3), dtype=np.float32))
     if model.config.rope_parameters.get("rope_type") == "llama3":
         writer.add_tensor("rope_freqs.weight", _llama3_factors(model.config))
     for length in ("long", "short"):

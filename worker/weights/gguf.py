@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from pagoda.models.formats.gguf_file import GGUFFile
-from pagoda.models.formats.tensor_names import gguf_names, map_names
+from pagoda.models.formats.tensor_names import map_gguf_names
 from pagoda.models.model import ModelConfig, ModelFormat
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import UnsupportedTypeError, dequantize, stored_blocks
@@ -17,7 +17,7 @@ class GGUFCheckpoint:
     def __init__(self, path: Path, config: ModelConfig) -> None:
         self._file = GGUFFile(path)
         self._config = config
-        self.names, self.unknown = map_names(list(self._file.tensors), gguf_names(config.architecture))
+        self.names, self.unknown = map_gguf_names(self._file.tensors, config)
 
     def read(self, name: str) -> torch.Tensor:
         spelled = self.names[name]

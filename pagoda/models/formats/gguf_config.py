@@ -15,6 +15,7 @@ from pagoda.models.formats.families.tables import GGUF_FAMILIES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.gguf_rope import FACTOR_TENSORS, read_rope_scaling
 from pagoda.models.formats.rope_scaling import extended_max_position
+from pagoda.models.formats.text_part import GGUF_OTHER_PARTS, GGUF_VISION_KEY
 from pagoda.models.model import ModelConfig
 
 UNUSUAL_NUMBERS: Mapping[str, float] = {
@@ -96,6 +97,7 @@ def read_config(file: GGUFFile) -> ModelConfig:
         tie_word_embeddings="output.weight" not in file.tensors,
         rotary_size=rotary_size,
         has_joined_qkv="blk.0.attn_qkv.weight" in file.tensors,
+        is_text_part=prefix + GGUF_VISION_KEY in metadata,
     )
     return replace(config, **family.fields(config, metadata))
 
@@ -136,7 +138,9 @@ def quantization(file: GGUFFile) -> str:
 
 
 def num_parameters(file: GGUFFile) -> int:
-    return sum(math.prod(tensor.shape) for name, tensor in file.tensors.items() if name not in FACTOR_TENSORS)
+    """Return the number of parameters, without those of other parts than the text."""
+    names = (name for name in file.tensors if name not in FACTOR_TENSORS and not name.startswith(GGUF_OTHER_PARTS))
+    return sum(math.prod(file.tensors[name].shape) for name in names)
 
 
 def _close(left: float, right: float) -> bool:

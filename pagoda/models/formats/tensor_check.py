@@ -19,7 +19,7 @@ from pagoda.models.formats.tensor_names import (
     NUMBER,
     fill,
     gguf_names,
-    map_names,
+    map_gguf_names,
     map_safetensors_names,
     safetensors_names,
 )
@@ -44,7 +44,7 @@ def check_tensors(model: Model) -> None:
     is_gguf = model.format is ModelFormat.GGUF
     stored = _gguf_tensors(model.path) if is_gguf else _safetensors(model.path)
     table = (gguf_names if is_gguf else safetensors_names)(model.config.architecture)
-    known, unknown = map_names(stored, table) if is_gguf else map_safetensors_names(stored, model.config)
+    known, unknown = (map_gguf_names if is_gguf else map_safetensors_names)(stored, model.config)
     spelled_of = {ours: spelled for spelled, ours in table.items()}
     expected = dict(_matrices_and_norms(model.config, known, model.format))
     biases = dict(_biases(model.config))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pagoda.models.formats.expert_tensors import GGUF_EXPERT_NAMES, SAFETENSORS_EXPERT_NAMES
 from pagoda.models.formats.families.layer_tensors import full_names
 from pagoda.models.formats.families.tables import TENSORS
-from pagoda.models.formats.text_part import text_tensor
+from pagoda.models.formats.text_part import GGUF_OTHER_PARTS, text_tensor
 from pagoda.models.model import ModelConfig
 
 GGUF_NAMES: Mapping[str, str] = {
@@ -77,6 +77,13 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def gguf_names(architecture: str) -> Mapping[str, str]:
     return {**GGUF_NAMES, **GGUF_EXPERT_NAMES, **dict(full_names("blk", TENSORS[architecture].gguf))}
+
+
+def map_gguf_names(spelled: Iterable[str], config: ModelConfig) -> tuple[dict[str, str], list[str]]:
+    """Return `map_names` of a GGUF file. Other parts of a multimodal file than its text are left out."""
+    if config.is_text_part:
+        spelled = [name for name in spelled if not name.startswith(GGUF_OTHER_PARTS)]
+    return map_names(spelled, gguf_names(config.architecture))
 
 
 def map_safetensors_names(spelled: Iterable[str], config: ModelConfig) -> tuple[dict[str, str], list[str]]:

@@ -1,5 +1,7 @@
 """The text part of a multimodal checkpoint of Hugging Face: its configuration and its tensors.
 
+GGUF files usually have the text part only. Those of Ollama may have the tensors of the others, too.
+
 Without images such a model computes what the class of its text part computes. Other parts are never read.
 """
 
@@ -26,6 +28,9 @@ OTHER_PARTS = (
     "visual.",
 )
 """Beginnings of the names of tensors that only images need."""
+GGUF_VISION_KEY = "vision.block_count"
+"""Key of a GGUF file, after the architecture's name, that also has the vision part."""
+GGUF_OTHER_PARTS = ("v.", "mm.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,12 @@ from pagoda.models.formats.families.family import (
 )
 from pagoda.models.formats.families.layer_tensors import POST_NORMS, PRE_NORMS, LayerTensors
 from pagoda.models.formats.families.llama import LLAMA
-from pagoda.models.model import ModelConfig
+from pagoda.models.model import ModelConfig, RopeScaling
 
 GEMMA2_27B_LAYERS = 46
 GEMMA3_27B_LAYERS = 62
 GEMMA3_THETA, GEMMA3_LOCAL_THETA = 1_000_000.0, 10_000.0
+GEMMA3_MULTIMODAL_FACTOR = 8.0
 GEMMA2_WINDOW, GEMMA2_ATTENTION_CAP, GEMMA2_FINAL_CAP = 4096, 50.0, 30.0
 """Defaults for Gemma 2 files, as in llama.cpp and transformers."""
 
@@ -134,7 +135,15 @@ def _gguf_gemma3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
         "qk_norm": True,
         "rope_theta": values.number(metadata, "gemma3.rope.freq_base", GEMMA3_THETA),
         "rope_theta_local": values.number(metadata, "gemma3.rope.freq_base_swa", GEMMA3_LOCAL_THETA),
+        **_scaling_of_multimodal(config, metadata),
     }
+
+
+def _scaling_of_multimodal(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    """Return the rope scaling of the models with a vision part, which Ollama's files do not state."""
+    if not config.is_text_part or any(f"gemma3.rope.{key}" in metadata for key in ("scaling.factor", "scaling.type")):
+        return {}
+    return {"rope_scaling": RopeScaling(rope_type="linear", factor=GEMMA3_MULTIMODAL_FACTOR)}
 
 
 def _without_ollamas_keys(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

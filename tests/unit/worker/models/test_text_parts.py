@@ -16,7 +16,7 @@ from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.formats.text_part import WRAPPERS
 from pagoda.models.model import Model
 from tests.kernels.stepping import SteppedModel
-from tests.kernels.tiny_families import COMMON, FAMILIES, VOCAB_SIZE, reference_logits
+from tests.kernels.tiny_families import COMMON, FAMILIES, VOCAB_SIZE, make_model, reference_logits, save_gguf
 from worker.kernels.reference import ReferenceKernels
 from worker.models.families import load_model
 
@@ -148,6 +148,29 @@ def test_a_model_of_text_has_no_other_parts(tmp_path: Path) -> None:
     model = described(tmp_path)
     with pytest.raises(ModelFormatError, match="is missing"):
         check_tensors(replace(model, config=replace(model.config, is_text_part=False)))
+
+
+VISION_TENSORS = ("v.patch_embedding.weight", "v.blk.0.attn_q.weight", "mm.mm_input_projection.weight")
+
+
+def test_gguf_files_of_ollama_may_have_the_vision_part(tmp_path: Path) -> None:
+    """Such a file does not state the rope scaling, which all Gemma 3 models with a vision part have."""
+    stated = FAMILIES["gemma3"]
+    left_out = ("rope.scaling.type", "rope.scaling.factor")
+    metadata = {key: value for key, value in stated.metadata.items() if key not in left_out}
+    family, theirs = replace(stated, metadata={**metadata, "vision.block_count": 1}), make_model(stated)
+    model = save_gguf(family, theirs, tmp_path / "tiny.gguf", more_tensors=VISION_TENSORS)
+    check_tensors(model)
+    expected = reference_logits(theirs, TOKEN_IDS)
+    assert float((logits_of(model) - expected).abs().max() / expected.abs().max()) < 1e-4
+    assert model.num_parameters == theirs.num_parameters()
+
+
+def test_gguf_files_of_text_have_no_vision_part(tmp_path: Path) -> None:
+    family = FAMILIES["gemma3"]
+    model = save_gguf(family, make_model(family), tmp_path / "tiny.gguf", more_tensors=VISION_TENSORS)
+    with pytest.raises(ModelFormatError, match=r"does not use: mm\.mm_input_projection\.weight, v\."):
+        check_tensors(model)
 
 
 @pytest.mark.parametrize(
