@@ -58,19 +58,21 @@ FILE_TYPES = {
     32: "BF16",
 }
 """llama.cpp's numbers for mixtures of types, with their usual names."""
+WITH_VISION = {"qwen2vl": "qwen2", "qwen25vl": "qwen2", "qwen3vl": "qwen3"}
+"""Architectures whose text part is another architecture. Without images, their three positions of a token are equal."""
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
     metadata = file.metadata
-    architecture = metadata.get("general.architecture")
+    named = metadata.get("general.architecture")
+    architecture = WITH_VISION.get(named, named) if isinstance(named, str) else named
     if not isinstance(architecture, str) or architecture not in GGUF_FAMILIES:
-        raise ModelFormatError(
-            f"architecture {architecture!r} is not supported (supported in GGUF: {', '.join(GGUF_FAMILIES)})"
-        )
+        known = ", ".join([*GGUF_FAMILIES, *WITH_VISION])
+        raise ModelFormatError(f"architecture {named!r} is not supported (supported in GGUF: {known})")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelFormatError("the file has no two-dimensional tensor 'token_embd.weight'")
-    prefix = f"{architecture}."
+    prefix = f"{named}."
     hidden_size = values.count(metadata, f"{prefix}embedding_length")
     num_heads = values.uniform_count(metadata, f"{prefix}attention.head_count")
     head_size = values.count(metadata, f"{prefix}attention.key_length", hidden_size // num_heads)
@@ -99,7 +101,8 @@ def read_config(file: GGUFFile) -> ModelConfig:
         has_joined_qkv="blk.0.attn_qkv.weight" in file.tensors,
         is_text_part=prefix + GGUF_VISION_KEY in metadata,
     )
-    return replace(config, **family.fields(config, metadata))
+    as_text = {f"{architecture}.{key[len(prefix) :]}": metadata[key] for key in metadata if key.startswith(prefix)}
+    return replace(config, **family.fields(config, {**metadata, **as_text}))
 
 
 def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: int, computed: frozenset[str]) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from gguf import GGUFReader, GGUFWriter
 from safetensors.torch import load_file, save_file
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.description import describe
+from pagoda.models.formats.gguf_config import WITH_VISION
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.formats.text_part import WRAPPERS
 from pagoda.models.model import Model
@@ -164,6 +166,30 @@ def test_gguf_files_of_ollama_may_have_the_vision_part(tmp_path: Path) -> None:
     expected = reference_logits(theirs, TOKEN_IDS)
     assert float((logits_of(model) - expected).abs().max() / expected.abs().max()) < 1e-4
     assert model.num_parameters == theirs.num_parameters()
+
+
+@pytest.mark.parametrize(("named", "text"), WITH_VISION.items())
+def test_gguf_files_of_qwen_with_three_positions(named: str, text: str, tmp_path: Path) -> None:
+    """Write the text part under the name of the whole model, as converters do."""
+    theirs, path = make_model(FAMILIES[text]), tmp_path / "tiny.gguf"
+    expected = logits_of(save_gguf(FAMILIES[text], theirs, path))
+    plain, named_file = GGUFReader(path), GGUFWriter(tmp_path / "named.gguf", named)
+    add: dict[type, Any] = {int: named_file.add_uint32, float: named_file.add_float32}
+    for key, entry in plain.fields.items():
+        if key.startswith(f"{text}."):
+            value = entry.contents()
+            add[type(value)](key.replace(text, named, 1), value)
+    named_file.add_array(f"{named}.rope.dimension_sections", [4, 2, 2, 0])
+    for tensor in plain.tensors:
+        named_file.add_tensor(tensor.name, tensor.data)
+    named_file.write_header_to_file()
+    named_file.write_kv_data_to_file()
+    named_file.write_tensors_to_file()
+    named_file.close()
+    model = describe("tiny", tmp_path / "named.gguf", digest="0" * 64, size_bytes=1)
+    check_tensors(model)
+    assert model.config.architecture == text
+    assert torch.equal(logits_of(model), expected)
 
 
 def test_gguf_files_of_text_have_no_vision_part(tmp_path: Path) -> None:

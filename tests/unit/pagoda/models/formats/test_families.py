@@ -529,7 +529,7 @@ def test_one_number_for_each_layer(tmp_path: Path) -> None:
 
 
 def test_unknown_architecture_is_told_the_known(tmp_path: Path) -> None:
-    known = ", ".join(GGUF_FAMILIES)
+    known = ", ".join([*GGUF_FAMILIES, *gguf_config.WITH_VISION])
     with pytest.raises(ModelFormatError, match=rf"'mamba' is not supported \(supported in GGUF: {known}\)"):
         read_gguf(tmp_path / "m.gguf", "mamba")
 
