@@ -2,10 +2,12 @@
 
 A page is in exactly one of three states. *Used*: at least one sequence has it in its block table. *Cached*: no sequence uses it,
 but it holds a named block that a later sequence may share; the least recently used page is evicted first. *Free*: neither.
+Pages that stay free for a while, and blocks that no sequence uses for longer, need no memory: `collect_idle` finds them.
 A pool uses memory only for pages that were granted, however many a worker claims to have.
 """
 
 import bisect
+import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, KeysView, Sequence
 from typing import NewType
@@ -13,6 +15,10 @@ from typing import NewType
 from kvcache.block_hash import BlockHash
 
 PageId = NewType("PageId", int)
+
+
+MAX_RUNS = 256
+"""Most runs of pages that are collected at once, since a worker returns the memory of each run in each layer."""
 
 
 class OutOfPagesError(Exception):
@@ -28,11 +34,17 @@ class PagePool:
         self._page_of: dict[BlockHash, PageId] = {}
         self._freed: list[PageId] = []
         """Pages that were granted and are free again. A stack, so that the last freed page, still warm, is granted next."""
+        self._num_idle = 0
+        """Number of pages at the bottom of that stack that were free since the last `collect_idle`."""
+        self._cold: list[PageId] = []
+        """Free pages whose memory was collected, as a heap. Lowest ids are granted first."""
+        self._num_collections = 0
         self._restored: set[PageId] = set()
         """Pages that were granted before this pool was created."""
         self._next_new = 0
         """First of the page ids that were never granted (except restored ones). Lowest ids are granted first."""
-        self._cached: OrderedDict[PageId, None] = OrderedDict()
+        self._cached: OrderedDict[PageId, int] = OrderedDict()
+        """Cached pages, the least recently used first, with the number of collections before they were last used."""
         self._evicted: list[BlockHash] = []
 
     @property
@@ -49,8 +61,8 @@ class PagePool:
 
     @property
     def num_untouched(self) -> int:
-        """Number of pages that were never granted, whose memory a worker has not taken yet."""
-        return max(0, self.num_pages - self._next_new - len(self._restored))
+        """Number of pages without memory: those that were never granted, or were collected."""
+        return max(0, self.num_pages - self._next_new - len(self._restored)) + len(self._cold)
 
     @property
     def num_available(self) -> int:
@@ -148,7 +160,7 @@ class PagePool:
                 continue
             del self._references[page]
             if page in self._block_of:
-                self._cached[page] = None
+                self._cached[page] = self._num_collections
             else:
                 self._freed.append(page)
 
@@ -165,12 +177,37 @@ class PagePool:
                 self._page_of[block] = page
                 self._block_of[page] = block
         for page in reversed(self._page_of.values()):
-            self._cached[page] = None
+            self._cached[page] = 0
         self._restored = set(self._block_of)
+
+    def collect_idle(self, max_age: int, max_runs: int = MAX_RUNS) -> list[range]:
+        """Return runs of pages that need no memory: they were free since the last call, or their block was not used since
+        `max_age` calls.
+
+        The blocks are evicted. A run also includes collected pages beside them, because memory is returned in larger units.
+        At most `max_runs` runs are returned; the others follow with the next call.
+        """
+        self._num_collections += 1
+        expired = []
+        while self._cached and self._num_collections - next(iter(self._cached.values())) > max_age:
+            expired.append(self._evict())
+        idle = {*expired, *self._freed[: self._num_idle]}
+        if not idle:
+            self._num_idle = len(self._freed)
+            return []
+        runs = [run for run in _runs(sorted(idle.union(self._cold))) if not idle.isdisjoint(run)][:max_runs]
+        collected = {page for run in runs for page in map(PageId, run) if page in idle}
+        for page in collected:
+            heapq.heappush(self._cold, page)
+        # Expired pages that were not collected are the first next time.
+        self._freed = [page for page in (*expired, *self._freed) if page not in collected]
+        self._num_idle = len(self._freed)
+        return runs
 
     def check_invariants(self) -> None:
         """Assert the invariants that hold between any two calls."""
         free, cached, used = self._free(), set(self._cached), set(self._references)
+        assert 0 <= self._num_idle <= len(self._freed), "more idle pages than free ones"
         assert len(free) == len(set(free)) == self.num_free, "a page is free twice, or not counted"
         assert not cached & used and not used.union(cached) & set(free), "a page is in two states"
         assert len(free) + len(cached) + len(used) == self.num_pages, "a page is in no state"
@@ -181,11 +218,15 @@ class PagePool:
 
     def _free(self) -> list[PageId]:
         new = (PageId(page) for page in range(self._next_new, self.num_pages))
-        return [*self._freed, *(page for page in new if page not in self._restored)]
+        return [*self._freed, *self._cold, *(page for page in new if page not in self._restored)]
 
     def _grant(self) -> PageId:
         if self._freed:
-            return self._freed.pop()
+            page = self._freed.pop()
+            self._num_idle = min(self._num_idle, len(self._freed))
+            return page
+        if self._cold:
+            return heapq.heappop(self._cold)
         while self._next_new < self.num_pages:
             page = PageId(self._next_new)
             self._next_new += 1
@@ -203,3 +244,14 @@ class PagePool:
         del self._page_of[block]
         self._evicted.append(block)
         return page
+
+
+def _runs(pages: Sequence[PageId]) -> list[range]:
+    """Return the runs of consecutive ids in a sorted sequence."""
+    runs: list[range] = []
+    for page in pages:
+        if runs and runs[-1].stop == page:
+            runs[-1] = range(runs[-1].start, page + 1)
+        else:
+            runs.append(range(page, page + 1))
+    return runs

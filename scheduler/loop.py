@@ -18,6 +18,7 @@ from scheduler.context import SchedulerContext
 from scheduler.counters import Counters
 from scheduler.errors import WorkerProtocolError
 from scheduler.faults.suspects import Suspects, making_way
+from scheduler.idle_memory import IdleMemory
 from scheduler.keep_alive import KeepAlive
 from scheduler.lifecycle import Lifecycle
 from scheduler.listeners import CacheListener, Interruption, SequenceListener
@@ -62,6 +63,7 @@ class SchedulerLoop:
         self._suspects = Suspects()
         self.attachments = Attachments(context, registry, self.lifecycle, self.loading, self._suspects)
         self._placement = Placement(context, policy.routing, takes_new=self.loading.takes_new)
+        self._idle_memory = IdleMemory(context, policy.prefix_idle_s, self.loading.available_bytes)
         self.workers: Final = context.workers
         self.waiting: Final = context.waiting
         self.counters: Final = context.counters

@@ -20,4 +20,7 @@ class SchedulingPolicy:
     prefill_limits: PrefillLimits = field(default_factory=PrefillLimits)
     keep_alive_s: float = math.inf
     """Seconds after which an unused model is unloaded, unless a request has set another value."""
+    prefix_idle_s: float = math.inf
+    """Seconds after which a cached prefix that no request used is dropped, so that its memory can be returned. At infinity no
+    memory of pages is returned."""
     routing: RoutingPolicy = prefix_aware

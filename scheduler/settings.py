@@ -1,5 +1,6 @@
 """The scheduler's settings, read once in __main__."""
 
+import math
 import socket
 from typing import Literal, Self
 
@@ -57,6 +58,9 @@ class SchedulerSettings(KeySettings):
     """Policy that chooses the worker of a sequence: by cached prefixes and load, by load alone, or in turn."""
     keep_alive: str = "-1"
     """Time that an unused model stays in memory, such as 5m, unless a request says otherwise; -1 means forever."""
+    prefix_idle_s: float = Field(default=600.0, ge=0)
+    """Seconds after which a cached prefix that no request has used is dropped and the memory of its pages is returned to the
+    worker's machine; 0 means never, and then no memory of pages is returned. Applies to workers that compute on processors."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests may continue after SIGTERM."""
 
@@ -119,6 +123,7 @@ class SchedulerSettings(KeySettings):
                 long_token_threshold=self.long_prefill_token_threshold,
             ),
             keep_alive_s=parse_setting(self.keep_alive),
+            prefix_idle_s=self.prefix_idle_s or math.inf,
             routing=POLICIES[self.routing],
         )
 

@@ -10,7 +10,9 @@ import torch
 
 from pagoda.models.model import ModelConfig
 from pagoda.process.memory import AvailableMemory, available_memory
+from pagoda.process.resources import return_memory
 from worker.errors import NotEnoughMemoryError
+from worker.kernels.integer_attention import IntegerKV
 from worker.kernels.interface import Kernels, LayerKV
 
 _NUM_FULL_SEQUENCES = 64
@@ -26,6 +28,25 @@ class KVMemory:
     page_size: int
     num_pages: int
     num_bytes: int
+
+    def return_pages(self, runs: Sequence[range]) -> None:
+        """Return the memory of pages that hold nothing to the machine, if it is the machine's. A later step may use them again."""
+        for tensor in (each for layer in self.layers for each in _tensors_of(layer)):
+            if tensor.device.type == "cpu":
+                page_bytes = tensor.nbytes // self.num_pages
+                for run in runs:
+                    return_memory(tensor.data_ptr() + run.start * page_bytes, len(run) * page_bytes)
+
+
+def _tensors_of(layer: LayerKV) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of a layer's memory. In each, equal parts belong to the pages, in order."""
+    return (
+        (layer.integers, layer.scales)
+        if isinstance(layer, IntegerKV)
+        else (layer,)
+        if isinstance(layer, torch.Tensor)
+        else ()
+    )
 
 
 def allocate_kv_memory(kernels: Kernels, config: ModelConfig, *, page_size: int, budget_bytes: int) -> KVMemory:

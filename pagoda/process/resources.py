@@ -5,8 +5,12 @@ nothing happens.
 """
 
 import ctypes
+import mmap
 import os
+import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 from pagoda.process.memory import available_memory
 
@@ -30,6 +34,22 @@ def return_freed_memory() -> None:
     """Return freed memory to the system. Call it after work that needed much memory and released it."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def return_memory(address: int, num_bytes: int) -> None:
+    """Return the whole pages in this range of a private mapping. They read as zeros afterwards, and take memory when written."""
+    if sys.platform != "linux":
+        return  # Elsewhere the call keeps the content, and the memory.
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (address + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+    if length > 0:
+        _madvise()(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+@cache
+def _madvise() -> Callable[..., int]:
+    function: Callable[..., int] = ctypes.CDLL(None).madvise
+    return function
 
 
 def keep_little_freed_memory() -> None:

@@ -428,6 +428,7 @@ class Step(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     DECODE_BATCH_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    IDLE_PAGES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     step_id: _builtins.int
     """1, 2, 3, … within the session."""
@@ -467,6 +468,12 @@ class Step(_message.Message):
     def constraints(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Constraint]:
         """The constraints of `new_sequences`, each once: the samples of a request share theirs."""
 
+    @_builtins.property
+    def idle_pages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageRange]:
+        """Pages that hold nothing. The worker may return their memory to the machine before it runs the step, and forgets their blocks.
+        A later step, or this one, may use them again and writes to each slot before it reads it.
+        """
+
     def __init__(
         self,
         *,
@@ -480,14 +487,39 @@ class Step(_message.Message):
         traceparent: _builtins.str = ...,
         decode_batch: Global___DecodeBatch | None = ...,
         constraints: _abc.Iterable[_types_pb2.Constraint] | None = ...,
+        idle_pages: _abc.Iterable[Global___PageRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decode_batch", b"decode_batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "decode_batch", b"decode_batch", "finished_sequence_ids", b"finished_sequence_ids", "max_steps", b"max_steps", "new_sequences", b"new_sequences", "scheduled", b"scheduled", "sealed_blocks", b"sealed_blocks", "session_id", b"session_id", "step_id", b"step_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "decode_batch", b"decode_batch", "finished_sequence_ids", b"finished_sequence_ids", "idle_pages", b"idle_pages", "max_steps", b"max_steps", "new_sequences", b"new_sequences", "scheduled", b"scheduled", "sealed_blocks", b"sealed_blocks", "session_id", b"session_id", "step_id", b"step_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class PageRange(_message.Message):
+    """Pages with consecutive ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_PAGE_ID_FIELD_NUMBER: _builtins.int
+    NUM_PAGES_FIELD_NUMBER: _builtins.int
+    first_page_id: _builtins.int
+    num_pages: _builtins.int
+    def __init__(
+        self,
+        *,
+        first_page_id: _builtins.int = ...,
+        num_pages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_page_id", b"first_page_id", "num_pages", b"num_pages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PageRange: _TypeAlias = PageRange  # noqa: Y015
 
 @_typing.final
 class NewSequence(_message.Message):

@@ -160,6 +160,10 @@ class ModelLoading:
         slots = gather_slots(self._context.workers.values(), self.stores, self._keep_alive, self._stays_until_s)
         return place_models(slots, since_s, self._spare_bytes(), self._context.clock.time())
 
+    def available_bytes(self, worker: AttachedWorker) -> int | None:
+        """Return the available memory of a worker's machine, if it is known."""
+        return self.stores.available_bytes.get(self.stores[worker.info.worker_id].loadable.host_id)
+
     def _spare_bytes(self) -> dict[str, int]:
         """Return the free memory of each host without what the pages of loaded models may still take, as far as it is known."""
         spare_bytes = dict(self.stores.available_bytes)

@@ -60,6 +60,7 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
         max_steps=plan.max_steps,
         traceparent=plan.traceparent,
         constraints=[constraint.to_proto() for constraint in numbers],
+        idle_pages=[worker_pb2.PageRange(first_page_id=run.start, num_pages=len(run)) for run in plan.idle_pages],
     )
 
 

@@ -39,6 +39,8 @@ class StepPlan:
     scheduled: tuple[PlannedSequence, ...]
     sealed_blocks: tuple[tuple[PageId, BlockHash], ...] = ()
     """Pages whose content became final with a result. The worker reports them after a reconnect."""
+    idle_pages: tuple[range, ...] = ()
+    """Pages that hold nothing, so that the worker may return their memory."""
     max_steps: int = 1
     """Number of steps. More than 1 makes it a lease, which the worker runs by itself."""
 

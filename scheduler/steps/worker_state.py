@@ -53,6 +53,8 @@ class AttachedWorker:
     """Sequence ids that the worker holds state for."""
     forgotten: list[int] = field(default_factory=list)
     """Sequence ids that the worker must forget with the next plan."""
+    idle_pages: list[range] = field(default_factory=list)
+    """Pages without content that the worker must learn of with the next plan."""
     _phase: WorkerPhase = field(default=WorkerPhase.SERVING, init=False)
 
     def __post_init__(
@@ -135,15 +137,24 @@ class AttachedWorker:
         if blocks := sequence.take_sealable_pages():
             self.sealed.add_blocks(blocks, self.steps.last_step_id)
 
+    def collect_idle_pages(self, max_age: int) -> bool:
+        """Find pages whose memory the worker may return, and return True if there are any. It learns of them with the next plan.
+
+        `max_age` is the number of calls after which a cached block is dropped if no sequence has used it.
+        """
+        self.idle_pages += self.pool.collect_idle(max_age)
+        return bool(self.idle_pages)
+
     def carry_out_decision(self, decision: StepDecision) -> StepPlan | None:
         """Grant the pages of a decision and return the plan to send, or None if there is nothing to send.
 
         Preempted and outgrown sequences have left already. A worker that becomes idle gets a last plan without chunks if there
-        are final blocks that it does not know yet.
+        are final blocks or idle pages that it does not know yet.
         """
         for admission in decision.admissions:
             self._admit(admission)
-        if not decision.chunks and (self.is_busy or not self.sealed.has_untold):
+        has_news = self.sealed.has_untold or bool(self.idle_pages)
+        if not decision.chunks and (self.is_busy or not has_news):
             return None
         scheduled = tuple(self._grant(chunk) for chunk in decision.chunks)
         plan = StepPlan(
@@ -152,6 +163,7 @@ class AttachedWorker:
             new_sequences=tuple(s.sequence for s in scheduled if s.sequence.sequence_id not in self.known),
             scheduled=scheduled,
             sealed_blocks=self.sealed.take_untold(),
+            idle_pages=tuple(self.idle_pages),
             max_steps=decision.num_steps,
         )
         self._remember(plan)
@@ -183,6 +195,7 @@ class AttachedWorker:
 
     def _remember(self, plan: StepPlan) -> None:
         self.forgotten.clear()
+        self.idle_pages.clear()
         self.known.update(sequence.sequence_id for sequence in plan.new_sequences)
         self.steps.add_sent_step(plan)
         for planned in plan.scheduled:

@@ -184,9 +184,10 @@ class PlanWorker:
         )
 
     def _begin(self, plan: StepPlan, new: dict[int, Known]) -> None:
-        self.memory.names |= dict(plan.sealed_blocks)
         for sequence_id in plan.finished_sequence_ids:
             del self._known[sequence_id]
+        self._wipe(plan.idle_pages)
+        self.memory.names |= dict(plan.sealed_blocks)
         assert not self._known.keys() & new.keys(), "the whole sequence was sent to a worker that has it"
         self._known |= new
         for planned in plan.scheduled:
@@ -195,6 +196,14 @@ class PlanWorker:
                 assert planned.num_tokens == 1 and planned.max_new_tokens, "a lease for a sequence that prefills"
             assert 1 <= planned.num_steps <= plan.max_steps
             assert planned.max_new_tokens <= self.info.limits.max_new_tokens
+
+    def _wipe(self, idle_pages: tuple[range, ...]) -> None:
+        used = {page for known in self._known.values() for page in known.block_table}
+        size = self.info.limits.page_size
+        for page in (page for run in idle_pages for page in run):
+            assert page not in used, "a page in use is called idle"
+            self.memory.slots[page * size : (page + 1) * size] = [None] * size
+            self.memory.names.pop(PageId(page), None)
 
     def _end(self, plan: StepPlan, goes_on: bool) -> bool:
         """Remove the plan after its last step; return True if it is a lease that ends early, with the next plan."""

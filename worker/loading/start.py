@@ -86,6 +86,7 @@ def _load(settings: WorkerSettings, model: Model, on_progress: OnProgress | None
         num_pages=kv.num_pages,
         vocab_size=model.config.vocab_size,
         eos_token_ids=model.eos_token_ids,
+        return_pages=kv.return_pages,
     )
     loaded = worker_pb2.LoadedModel(
         name=model.name,

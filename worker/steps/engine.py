@@ -5,11 +5,12 @@ It owns the running sequences and decides whether a new token ends one. The exec
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
+from worker.errors import StepError
 from worker.steps.executor import Computed, LaunchedStep, StepExecutor
 from worker.steps.sequence import Chunk, RunningSequences, find_stop
 from worker.steps.step import Step
@@ -35,7 +36,11 @@ class Engine:
         num_pages: int,
         vocab_size: int,
         eos_token_ids: Iterable[int],
+        return_pages: Callable[[Sequence[range]], object] | None = None,
     ) -> None:
+        """Create the engine. `return_pages` is called with pages that hold nothing, between two steps."""
+        self._return_pages = return_pages
+        self._num_pages = num_pages
         self._executor = executor
         self._eos_token_ids = frozenset(eos_token_ids)
         self._sequences = RunningSequences(page_size=page_size, num_pages=num_pages, vocab_size=vocab_size)
@@ -62,6 +67,7 @@ class Engine:
     def begin_step(self, step: Step) -> BegunStep:
         """Begin a step. Raises StepError if the step is invalid, DeviceLostError if the device can compute no step any more."""
         started = time.perf_counter_ns()
+        self._take_idle(step)
         chunks = self._sequences.apply(step)
         forgotten = (*step.finished_sequence_ids, *(new.sequence_id for new in step.new_sequences))
         try:
@@ -70,6 +76,16 @@ class Engine:
             self._executor.check_usable()
             raise
         return BegunStep(step, chunks, launched, time.perf_counter_ns() - started)
+
+    def _take_idle(self, step: Step) -> None:
+        """Return the memory of idle pages. Raises StepError for a page that does not exist."""
+        for run in step.idle_pages:
+            if run.stop > self._num_pages:
+                raise StepError(
+                    f"step {step.step_id} has the idle page {run.stop - 1}; there are {self._num_pages} pages"
+                )
+        if step.idle_pages and self._return_pages is not None:
+            self._return_pages(step.idle_pages)
 
     def finish_step(self, begun: BegunStep) -> StepResult:
         """Wait for the oldest begun step and return its result.

@@ -43,5 +43,7 @@ class Step:
     finished_sequence_ids: tuple[int, ...] = ()
     new_sequences: tuple[NewSequence, ...] = ()
     scheduled: tuple[ScheduledSequence, ...] = ()
+    idle_pages: tuple[range, ...] = ()
+    """Pages that hold nothing, whose memory may be returned before the step."""
     max_steps: int = 1
     """Number of steps to run: more than 1 if this step is the first of a lease."""

@@ -23,6 +23,7 @@ def step_from_proto(message: worker_pb2.Step) -> Step:
         finished_sequence_ids=tuple(message.finished_sequence_ids),
         new_sequences=tuple(_new_sequence(new, constraints) for new in message.new_sequences),
         scheduled=scheduled,
+        idle_pages=tuple(range(run.first_page_id, run.first_page_id + run.num_pages) for run in message.idle_pages),
         max_steps=max(1, message.max_steps),
     )
 

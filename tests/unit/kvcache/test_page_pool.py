@@ -99,6 +99,51 @@ def test_what_is_restored_twice_keeps_its_first_name_and_a_strange_page_is_refus
         PagePool(3).restore_blocks([(PageId(3), block(1))])
 
 
+def test_pages_that_stay_free_are_collected_and_granted_last() -> None:
+    pool = PagePool(8)
+    pages = pool.allocate_pages(6)
+    assert pool.num_untouched == 2
+    pool.release_pages(pages)
+    assert pool.collect_idle(10) == [], "they were free for no interval yet"
+    warm = pool.allocate_pages(2)
+    pool.release_pages(warm)
+    assert warm == [0, 1]
+    assert pool.collect_idle(10) == [range(2, 6)]
+    assert pool.num_untouched == 6
+    assert pool.collect_idle(10) == [range(6)], "a run includes its neighbours"
+    assert pool.collect_idle(10) == []
+    assert pool.allocate_pages(8) == [0, 1, 2, 3, 4, 5, 6, 7]
+    pool.check_invariants()
+
+
+def test_blocks_that_are_not_used_expire_with_their_pages() -> None:
+    pool = PagePool(4)
+    old, new = sealed(pool, 1), sealed(pool, 2)
+    pool.release_pages(old)
+    assert pool.collect_idle(2) == []
+    pool.release_pages(new)
+    assert pool.collect_idle(2) == []
+    assert pool.collect_idle(2) == [range(1)]
+    assert pool.take_evicted() == [block(1)]
+    pool.share_pages(new)
+    pool.release_pages(new)
+    assert pool.collect_idle(2) == [] == pool.collect_idle(2)
+    assert pool.collect_idle(2) == [range(2)]
+    assert pool.num_cached == 0 and pool.num_untouched == 4
+    pool.check_invariants()
+
+
+def test_no_more_runs_are_collected_at_once_than_asked_for() -> None:
+    pool = PagePool(6)
+    pages = pool.allocate_pages(6)
+    pool.release_pages(pages[::2])
+    pool.collect_idle(1)
+    assert pool.collect_idle(1, max_runs=2) == [range(1), range(2, 3)]
+    pool.check_invariants()
+    assert pool.collect_idle(1, max_runs=2) == [range(4, 5)]
+    assert pool.collect_idle(1) == []
+
+
 class PoolMachine(RuleBasedStateMachine):
     """A machine of sequences that allocate, share, fill and release pages in any order."""
 
@@ -148,6 +193,15 @@ class PoolMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         table = self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1)))
         self.pool.release_pages(table)
+
+    @rule(max_age=st.integers(1, 3), max_runs=st.integers(1, 3))
+    def collect(self, max_age: int, max_runs: int) -> None:
+        runs = self.pool.collect_idle(max_age, max_runs)
+        idle = {page for run in runs for page in map(PageId, run)}
+        assert not idle.intersection(page for table in self.tables for page in table), "a page in use is called idle"
+        assert all(self.pool.block_of(page) is None for page in idle), "a page with a block is called idle"
+        assert len(runs) <= max_runs
+        self.named = {page for page in self.named if self.pool.block_of(page) is not None}
 
     @invariant()
     def pages_add_up(self) -> None:

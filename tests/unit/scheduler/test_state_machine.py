@@ -290,6 +290,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.settle()
 
+    @rule(max_age=st.integers(1, 2))
+    def collect_idle_memory(self, max_age: int) -> None:
+        """Let the workers return the memory of idle pages. PlanWorker wipes these pages."""
+        for worker in self.workers:
+            if worker.phase is WorkerPhase.SERVING and worker.collect_idle_pages(max_age):
+                self.loop.wake()
+        self.settle()
+
     @precondition(lambda self: any(fake.queue for _, fake in self.gone))
     @rule()
     def late_result(self) -> None:

@@ -1,13 +1,17 @@
 """Tests of how many pages fit, and of the error if none does."""
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from pagoda.models.model import ModelConfig
+from pagoda.process.memory import resident_bytes
 from pagoda.wire.sampling import SamplingParams
 from worker.errors import StartError
+from worker.kernels.integer_attention import IntegerKV
 from worker.kernels.select import select_kernels
 from worker.kernels.step_batch import StepBatch
 from worker.kv_memory import allocate_kv_memory, bytes_per_page, default_budget_bytes
@@ -63,6 +67,34 @@ def test_a_budget_below_one_page_is_refused_with_both_numbers() -> None:
     page_bytes = bytes_per_page(kernels, CONFIG, page_size=16)
     with pytest.raises(StartError, match=rf"{page_bytes - 1} bytes cannot hold a single page.*{page_bytes} bytes"):
         allocate_kv_memory(kernels, CONFIG, page_size=16, budget_bytes=page_bytes - 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux discards pages")
+@pytest.mark.parametrize("kv_dtype", ["int16", "int8"])
+def test_returned_pages_take_no_memory_and_the_others_keep_their_bits(kv_dtype: str) -> None:
+    kernels = select_kernels("integer", "cpu", kv_dtype=kv_dtype)
+    config = replace(CONFIG, num_layers=1, head_size=64)
+    kv = allocate_kv_memory(kernels, config, page_size=16, budget_bytes=1 << 26)
+    (layer,) = kv.layers
+    assert isinstance(layer, IntegerKV)
+    for tensor in (layer.integers, layer.scales):
+        tensor.fill_(7)
+    returned = [range(3, 4), range(100, kv.num_pages - 50)]
+    before = resident_bytes()
+    kv.return_pages(returned)
+    assert before - resident_bytes() > 0.9 * kv.num_bytes - (1 << 23)
+    kept = torch.ones(kv.num_pages, dtype=torch.bool)
+    for run in returned:
+        kept[run.start : run.stop] = False
+    for tensor in (layer.integers, layer.scales):
+        pages = tensor.view(kv.num_pages, -1)
+        assert bool((pages[kept] == 7).all())
+        assert bool((pages[200] == 0).all()), "the middle of a run reads as zeros"
+
+
+def test_the_memory_of_other_numerics_can_be_returned_too() -> None:
+    kv = allocate_kv_memory(select_kernels("float32", "cpu"), CONFIG, page_size=16, budget_bytes=1 << 20)
+    kv.return_pages([range(kv.num_pages)])
 
 
 GB = 1_000_000_000

@@ -15,7 +15,7 @@ from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.sampling import SamplingParams
 from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
-from worker.errors import NotEnoughMemoryError, StartError
+from worker.errors import NotEnoughMemoryError, StartError, StepError
 from worker.loading import start
 from worker.loading.local_models import LocalModels
 from worker.loading.start import load_on_demand, load_worker
@@ -89,6 +89,18 @@ def test_a_real_model_computes_the_same_token_whole_and_in_chunks(home: Path, mo
     assert (
         first_token(worker.engine, 33) == first_token(worker.engine, 16, 17) == first_token(worker.engine, 5, 20, 7, 1)
     )
+
+
+def test_pages_whose_memory_was_returned_are_used_again(home: Path, model_path: Path) -> None:
+    worker = load(home, model_path)
+    token = first_token(worker.engine, 33)
+    step = Step(step_id=1, idle_pages=(range(worker.model.num_pages),))
+    assert worker.engine.finish_step(worker.engine.begin_step(step)).sampled == ()
+    assert first_token(worker.engine, 33) == token
+    with pytest.raises(
+        StepError, match=f"idle page {worker.model.num_pages}; there are {worker.model.num_pages} pages"
+    ):
+        worker.engine.begin_step(Step(step_id=2, idle_pages=(range(worker.model.num_pages + 1),)))
 
 
 def test_what_is_loaded_on_demand_computes_the_same(home: Path, tmp_path: Path, model_path: Path) -> None:

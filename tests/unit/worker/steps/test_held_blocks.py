@@ -42,6 +42,12 @@ def test_a_page_that_is_named_and_written_to_in_one_step_is_forgotten() -> None:
     assert held(worker_pb2.Step(sealed_blocks=named(1), scheduled=[scheduled(start=9, pages=[1])])) == []
 
 
+def test_idle_pages_are_forgotten_before_blocks_are_named() -> None:
+    idle = [worker_pb2.PageRange(first_page_id=2, num_pages=2**31), worker_pb2.PageRange(first_page_id=0, num_pages=1)]
+    second = worker_pb2.Step(idle_pages=idle, sealed_blocks=named(3))
+    assert held(worker_pb2.Step(sealed_blocks=named(0, 1, 2, 4)), second) == [1, 3]
+
+
 def test_many_blocks_come_in_several_messages() -> None:
     blocks = HeldBlocks(PAGE_SIZE)
     blocks.apply(worker_pb2.Step(sealed_blocks=named(*range(10_000))))
