@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Tensor:
     name: str
     shape: tuple[int, ...]
-    """In row-major order: a linear is [out, in], the experts' linears are [experts, out, in]."""
+    """Sizes in row-major order: a linear is [out, in], the experts' linears are [experts, out, in]."""
     layer: int | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""How the kernel says that it has killed processes because memory ran out.
+"""Counters in which the kernel says that it has killed processes because memory ran out.
 
 It sends SIGKILL, like an impatient user. But it counts these kills: in the cgroup of the killed process, and for the machine.
 """

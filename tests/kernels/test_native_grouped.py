@@ -27,7 +27,7 @@ HALVES = {
     GGMLType.Q3_K: (108,),
     GGMLType.Q6_K: (208,),
 }
-"""Where a block has numbers of 16 bits."""
+"""Positions of the numbers of 16 bits in a block."""
 
 
 @pytest.fixture(scope="module", autouse=True)
