@@ -188,15 +188,35 @@ def test_attention(
     assert near(results[2], results[0], 1e-5)
 
 
-def test_attention_over_int8() -> None:
+@pytest.mark.parametrize("head_size", [64, 80, 256])
+def test_attention_over_int8(head_size: int) -> None:
     int8 = IntegerKernels(kv_format=KV_FORMATS["int8"])
     plan = [(5, 21), (1, 300)]
     batch, whole = attention_batch(plan, 16)
-    keys, values, queries = random(321, 2, 64), random(321, 2, 64, seed=1), random(6, 6, 64, seed=2)
-    kv = int8.allocate_kv(NUM_PAGES, 16, 2, 64)
+    keys, values = random(321, 2, head_size), random(321, 2, head_size, seed=1)
+    # A block of 64 elements that is small keeps its precision beside a large one.
+    values[..., :64] *= 1e-4
+    queries = random(6, 6, head_size, seed=2)
+    kv = int8.allocate_kv(NUM_PAGES, 16, 2, head_size)
     int8.write_kv(kv, keys, values, whole)
-    result = int8.attention(queries, kv, batch, 64**-0.5)
-    assert near(result, attend_key_by_key(queries, keys, values, plan, None, None), 2e-2)
+    result = int8.attention(queries, kv, batch, head_size**-0.5)
+    expected = attend_key_by_key(queries, keys, values, plan, None, None)
+    assert near(result[..., :64], expected[..., :64], 2e-2)
+    assert near(result, expected, 2e-2)
+
+
+def test_a_few_elements_of_all_keys_may_be_very_large() -> None:
+    """Test keys with elements that are 144 times as large as the rest, as the biases of Qwen 2.5 make them."""
+    plan = [(16, 16), (1, 300)]
+    batch, whole = attention_batch(plan, 16)
+    keys, values = random(316, 2, 64), random(316, 2, 64, seed=1)
+    keys[..., 31], keys[..., 63] = keys[..., 31] + 144, keys[..., 63] - 70
+    queries = random(17, 6, 64, seed=2)
+    queries[..., 31], queries[..., 5:9] = 20, 20
+    kv = INTEGER.allocate_kv(NUM_PAGES, 16, 2, 64)
+    INTEGER.write_kv(kv, keys, values, whole)
+    result = INTEGER.attention(queries, kv, batch, 64**-0.5)
+    assert near(result, attend_key_by_key(queries.double(), keys.double(), values.double(), plan, None, None), 5e-3)
 
 
 def attend_key_by_key(

@@ -86,10 +86,13 @@ def round_blocks(x_XI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rotate(x_XGB: torch.Tensor) -> torch.Tensor:
-    """Multiply each block with the Hadamard matrix: sums and differences of neighbours, then of pairs, fours, and so on."""
+    """Multiply each block with the Hadamard matrix: sums and differences of neighbours, then of pairs, fours, and so on.
+
+    The size of a block must be a power of two.
+    """
     shape, distance = x_XGB.shape, 1
-    while distance < BLOCK:
-        first, second = x_XGB.reshape(*shape[:-1], BLOCK // (2 * distance), 2, distance).unbind(-2)
+    while distance < shape[-1]:
+        first, second = x_XGB.reshape(*shape[:-1], shape[-1] // (2 * distance), 2, distance).unbind(-2)
         x_XGB = torch.stack((first + second, first - second), dim=-2)
         distance *= 2
-    return x_XGB.view(shape)
+    return x_XGB.reshape(shape)

@@ -37,6 +37,8 @@ class AttentionShape:
 
     queries_per_kv_head: int
     head_size: int
+    num_parts: int
+    """Number of parts of a head that have a scale each."""
     window: int | None
 
 
@@ -71,7 +73,9 @@ class AttentionSteps:
         num_queries = items.max_queries * shape.queries_per_kv_head
         # The size is a power of two, so that the same memory is enough while sequences grow.
         num_keys = max(MIN_KEYS, 1 << (items.max_keys - 1).bit_length())
-        step.scratch_bytes = self._library.attention_scratch_bytes(num_queries, num_keys, shape.head_size)
+        step.scratch_bytes = self._library.attention_scratch_bytes(
+            num_queries, num_keys, shape.head_size, shape.num_parts
+        )
         num_bytes = torch.get_num_threads() * step.scratch_bytes
         step.scratch = self._scratch.take(str(shape), (num_bytes,), torch.uint8).data_ptr()
         step.tables, step.table_width = items.tables_SB.data_ptr(), items.tables_SB.shape[1]

@@ -121,6 +121,7 @@ class WriteKVCall(ctypes.Structure):
         ("head_size", c_int64),
         ("page_size", c_int64),
         ("element_bytes", c_int64),
+        ("scale_length", c_int64),
     )
 
 
@@ -150,6 +151,7 @@ class AttentionCall(ctypes.Structure):
         ("head_size", c_int64),
         ("page_size", c_int64),
         ("element_bytes", c_int64),
+        ("num_parts", c_int64),
         ("window", c_int64),
         ("score_factor", c_float),
         ("cap_factor", c_float),
@@ -290,7 +292,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     _declare_short(library, "panels_bytes", c_int64, c_void_p, c_int64, c_int64)
     _declare_short(library, "scratch_bytes", c_int64, c_void_p, c_int64)
     _declare_short(library, "round_alike", c_int64, c_void_p, c_void_p)
-    _declare_short(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
+    _declare_short(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64, c_int64)
     _declare_short(library, "choose_scratch_bytes", c_int64, c_int64)
     return library
 

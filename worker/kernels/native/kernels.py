@@ -281,6 +281,7 @@ class NativeIntegerKernels(IntegerKernels):
             head_size=kv.head_size,
             page_size=kv.page_size,
             element_bytes=kv.integers.element_size(),
+            scale_length=kv.format.scale_length or kv.head_size,
         )
         self._launcher.launch("write_kv", call, len(k_TNH))
 
@@ -295,7 +296,13 @@ class NativeIntegerKernels(IntegerKernels):
     ) -> torch.Tensor:
         assert isinstance(kv, IntegerKV)
         num_heads, out_TNH = q_TNH.shape[1], self._launcher.new(*q_TNH.shape)
-        shape = AttentionShape(queries_per_kv_head=num_heads // kv.num_kv_heads, head_size=kv.head_size, window=window)
+        num_parts = kv.scales.shape[1]
+        shape = AttentionShape(
+            queries_per_kv_head=num_heads // kv.num_kv_heads,
+            head_size=kv.head_size,
+            num_parts=num_parts,
+            window=window,
+        )
         call = AttentionCall(
             q=_heads(q_TNH).data_ptr(),
             out=out_TNH.data_ptr(),
@@ -308,6 +315,7 @@ class NativeIntegerKernels(IntegerKernels):
             head_size=kv.head_size,
             page_size=kv.page_size,
             element_bytes=kv.integers.element_size(),
+            num_parts=num_parts,
             window=window or 0,
             score_factor=scale * LOG2_E if logit_cap is None else scale / logit_cap,
             cap_factor=0.0 if logit_cap is None else logit_cap * LOG2_E,

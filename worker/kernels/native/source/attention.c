@@ -6,12 +6,14 @@
    see get weight zero. */
 #include <math.h>
 
+#include "attention_item.h"
 #include "attention_sums.h"
 #include "attention_weights.h"
+#include "hadamard_int8.h"
 #include "layout.h"
 #include "pool.h"
 
-enum { ITEM_FIELDS = 4, CACHE_LINE = 64 };
+enum { ITEM_FIELDS = 4 };
 
 /* The sum of weighted values is exact over this many keys. Longer ones are summed in parts, counted from the first key of a
    sequence, so an item with more keys begins there. */
@@ -37,7 +39,7 @@ EXPORT_LAYOUT(attention_step, ATTENTION_STEP)
     FIELD(const float *, q) /* [T, N, H], tokens q_stride apart */                     \
     FIELD(float *, out) /* [T, N, H] */                                                \
     FIELD(const char *, kv) /* [pages, 2 K, P, H] integers of element_bytes, 1 or 2 */ \
-    FIELD(const float *, kv_scales) /* [pages, 2 K, P] */                              \
+    FIELD(const float *, kv_scales) /* [pages, 2 K, P, parts] */                       \
     FIELD(const struct attention_step *, step)                                         \
     FIELD(int64_t, q_stride)                                                           \
     FIELD(int64_t, num_heads)                                                          \
@@ -45,69 +47,26 @@ EXPORT_LAYOUT(attention_step, ATTENTION_STEP)
     FIELD(int64_t, head_size)                                                          \
     FIELD(int64_t, page_size)                                                          \
     FIELD(int64_t, element_bytes)                                                      \
+    FIELD(int64_t, num_parts) /* of a head, of SUM_LENGTH elements each, if more than one */ \
     FIELD(int64_t, window) /* 0: all */                                                \
     FIELD(float, score_factor)                                                         \
     FIELD(float, cap_factor) /* 0: no cap */
 SHARED_STRUCT(attention_call, ATTENTION_CALL);
 EXPORT_LAYOUT(attention_call, ATTENTION_CALL)
 
-/* One item of one KV head: its sizes, and its places in the thread's scratch memory. */
-struct item {
-    int64_t first_key, num_keys, padded_keys, stride, num_blocks, num_rows, group_size, head_size, padded_size;
-    const char **keys;                /* [padded_keys] */
-    int64_t to_values;                /* in elements: from a key to its value */
-    float *key_scales, *value_scales; /* [padded_keys] */
-    int16_t *queries;                 /* [rows, padded_size] */
-    float *query_scales;              /* [rows] */
-    float *scores;                    /* [rows, stride] */
-    int16_t *weights;                 /* [rows, stride] */
-    float *powers;                    /* [rows, blocks]: the largest power of two that is not above the block's largest weight */
-    double *block_scales;             /* [rows, blocks] */
-    float *weight_scales;             /* [rows] */
-    int16_t *tile;                    /* [pairs of a head or of a block, TILE_WIDTH, 2] */
-    double *sums, *totals;            /* [rows, padded_size]: of the current part, and of those before it */
-};
-
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
-static int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
-
-static void *take(char **place, int64_t num_bytes) {
-    void *taken = *place;
-    *place += round_up(num_bytes, CACHE_LINE);
-    return taken;
-}
-
-/* Assign the item's places in memory from `scratch` on; return their total size in bytes. */
-static int64_t lay_out(struct item *item, char *scratch) {
-    char *place = scratch;
-    int64_t rows = item->num_rows, keys = item->padded_keys = round_up(item->num_keys, SUM_LENGTH);
-    int64_t size = item->padded_size = round_up(item->head_size, PIECE);
-    int64_t blocks = item->num_blocks = keys / SUM_LENGTH;
-    /* Rows that are a power of two apart would share the same cache sets. */
-    int64_t stride = item->stride = keys + CACHE_LINE / (int64_t)sizeof(float);
-    item->keys = take(&place, keys * sizeof(char *));
-    item->key_scales = take(&place, keys * sizeof(float));
-    item->value_scales = take(&place, keys * sizeof(float));
-    item->queries = take(&place, rows * size * sizeof(int16_t));
-    item->query_scales = take(&place, rows * sizeof(float));
-    item->scores = take(&place, rows * stride * sizeof(float));
-    item->weights = take(&place, rows * stride * sizeof(int16_t));
-    item->powers = take(&place, rows * blocks * sizeof(float));
-    item->block_scales = take(&place, rows * blocks * sizeof(double));
-    item->weight_scales = take(&place, rows * sizeof(float));
-    item->tile = take(&place, larger(size, SUM_LENGTH) * TILE_WIDTH * sizeof(int16_t));
-    item->sums = take(&place, rows * size * sizeof(double));
-    item->totals = take(&place, rows * size * sizeof(double));
-    return place - scratch;
-}
-
 /* Return the scratch memory of a thread; `num_keys` is the number of keys that any query of an item sees. */
-EXPORT int64_t attention_scratch_bytes(int64_t num_rows, int64_t num_keys, int64_t head_size) {
+EXPORT int64_t attention_scratch_bytes(int64_t num_rows, int64_t num_keys, int64_t head_size, int64_t num_parts) {
     /* The block of the first key may begin before that key. */
-    struct item item = {.num_rows = num_rows, .num_keys = num_keys + SUM_LENGTH, .head_size = head_size};
+    struct item item = {
+        .num_rows = num_rows, .num_keys = num_keys + SUM_LENGTH, .head_size = head_size, .num_parts = num_parts};
     char nothing;
     return lay_out(&item, &nothing);
+}
+
+/* Copy the scales of consecutive keys, from [keys, parts] to [parts, keys] with parts `stride` apart. */
+static void copy_scales(const float *from, int64_t num_keys, int64_t num_parts, int64_t stride, float *restrict to) {
+    for (int64_t part = 0; part < num_parts; part++)
+        for (int64_t j = 0; j < num_keys; j++) to[part * stride + j] = from[j * num_parts + part];
 }
 
 static void find_keys(const struct attention_call *call, const int64_t *table, int64_t kv_head, int bytes,
@@ -119,22 +78,29 @@ static void find_keys(const struct attention_call *call, const int64_t *table, i
         int64_t row = (page * 2 * call->num_kv_heads + kv_head) * page_size + offset;
         run = smaller(page_size - offset, item->num_keys - j);
         for (int64_t i = 0; i < run; i++) item->keys[j + i] = call->kv + (row + i) * call->head_size * bytes;
-        memcpy(item->key_scales + j, call->kv_scales + row, run * sizeof(float));
-        memcpy(item->value_scales + j, call->kv_scales + row + rows_to_values, run * sizeof(float));
+        const float *scales = call->kv_scales + row * item->num_parts;
+        copy_scales(scales, run, item->num_parts, item->padded_keys, item->key_scales + j);
+        copy_scales(scales + rows_to_values * item->num_parts, run, item->num_parts, item->padded_keys,
+                    item->value_scales + j);
     }
     /* After the end, the last key is repeated; no query sees it there. */
     for (int64_t j = item->num_keys; j < item->padded_keys; j++) {
         item->keys[j] = item->keys[item->num_keys - 1];
-        item->key_scales[j] = item->value_scales[j] = 0;
+        for (int64_t part = 0; part < item->num_parts; part++)
+            item->key_scales[part * item->padded_keys + j] = item->value_scales[part * item->padded_keys + j] = 0;
     }
+    if (item->num_parts > 1)
+        for (int64_t j = 0; j < item->padded_keys; j++) item->ones[j] = 1;
 }
 
 INLINE float factor_levels(int bytes) { return bytes == 1 ? 1 << 14 : 1 << 12; }
 
 static void round_query(const struct attention_call *call, const float *q, int64_t row, int bytes, struct item *item) {
-    float scale = row_scale(q, item->head_size, 1.0f / factor_levels(bytes));
+    float rotated[item->head_size];
+    rotate_head(q, item->head_size, 0, rotated);
+    float scale = row_scale(rotated, item->head_size, 1.0f / factor_levels(bytes));
     int16_t *restrict integers = item->queries + row * item->padded_size;
-    for (int64_t h = 0; h < item->head_size; h++) integers[h] = (int16_t)round_to_int(q[h] / scale);
+    for (int64_t h = 0; h < item->head_size; h++) integers[h] = (int16_t)round_to_int(rotated[h] / scale);
     for (int64_t h = item->head_size; h < item->padded_size; h++) integers[h] = 0;
     item->query_scales[row] = scale * call->score_factor;
 }
@@ -151,6 +117,24 @@ static APART void add_scaled(const int32_t *sums, double scale, double *restrict
 static APART void scale_products(const double *products, float query_scale, const float *key_scales,
                                     float *restrict scores) {
     for (int i = 0; i < TILE_WIDTH; i++) scores[i] = (float)products[i] * query_scale * key_scales[i];
+}
+
+static APART void add_scaled_products(const int32_t *sums, float query_scale, const float *key_scales,
+                                      float *restrict scores) {
+    for (int i = 0; i < TILE_WIDTH; i++) scores[i] += (float)sums[i] * query_scale * key_scales[i];
+}
+
+/* Add what a part of a head, with scales of its own, contributes to the scores of the tile's keys for some rows. */
+static void score_part(const struct item *item, int64_t j, int64_t row, int64_t num_rows, int64_t part) {
+    int32_t sums[ROWS_AT_ONCE][TILE_WIDTH];
+    int64_t h = part * SUM_LENGTH, num_pairs = smaller(item->padded_size - h, SUM_LENGTH) / 2;
+    multiply_tile(item->queries + row * item->padded_size + h, item->padded_size, item->tile + h * TILE_WIDTH, num_pairs,
+                  num_rows, sums);
+    for (int64_t r = 0; r < num_rows; r++) {
+        float *scores = item->scores + (row + r) * item->stride + j;
+        if (part == 0) memset(scores, 0, TILE_WIDTH * sizeof(float));
+        add_scaled_products(sums[r], item->query_scales[row + r], item->key_scales + part * item->padded_keys + j, scores);
+    }
 }
 
 /* Compute the scores of the tile's keys, from j on, for some rows. */
@@ -177,8 +161,12 @@ INLINE void score_keys(const struct item *item, int bytes) {
         }
         for (int64_t h = 0; h < item->padded_size; h += PIECE)
             place_keys(item->keys + j, h, bytes, item->tile + h * TILE_WIDTH);
-        for (int64_t row = 0; row < item->num_rows; row += ROWS_AT_ONCE)
-            score_rows(item, j, row, smaller(item->num_rows - row, ROWS_AT_ONCE));
+        for (int64_t row = 0; row < item->num_rows; row += ROWS_AT_ONCE) {
+            int64_t num_rows = smaller(item->num_rows - row, ROWS_AT_ONCE);
+            if (item->num_parts == 1) score_rows(item, j, row, num_rows);
+            else
+                for (int64_t part = 0; part < item->num_parts; part++) score_part(item, j, row, num_rows, part);
+        }
     }
 }
 
@@ -187,7 +175,9 @@ static void hide(float *scores, int64_t start, int64_t first, int64_t end, int64
     for (int64_t j = end; j < stop; j++) scores[j] = value;
 }
 
-/* Convert the scores of the keys [first, end), which the row sees, into weights; return the sum of the probabilities. */
+/* Convert the scores of the keys [first, end), which the row sees, into weights; return the sum of the probabilities.
+
+   If a head has several parts, the weights are the probabilities; weigh_part multiplies them with a part's scales. */
 static int64_t weigh_keys(const struct attention_call *call, struct item *item, int64_t row, int64_t first, int64_t end) {
     /* Whole tiles are weighed, because that is faster than stopping at `end`. Keys that the row does not see are hidden before and
        after. */
@@ -197,15 +187,24 @@ static int64_t weigh_keys(const struct attention_call *call, struct item *item, 
         for (int64_t j = start; j < stop; j++) scores[j] = tanh_by_exp2(scores[j]) * call->cap_factor;
     hide(scores, start, first, end, stop, -INFINITY);
     float largest = largest_score(scores + start, stop - start);
-    int64_t total = weigh(scores + start, item->value_scales + start, stop - start, largest);
+    const float *scales = item->num_parts == 1 ? item->value_scales : item->ones;
+    int64_t total = weigh(scores + start, scales + start, stop - start, largest);
     hide(scores, start, first, end, stop, 0);
     hide(scores, 0, start, stop, item->padded_keys, 0);
     return total;
 }
 
+/* Return the row's weights of the values of one part of a head; `first` and `end` as above. */
+static const float *weigh_part(const struct item *item, int64_t row, int64_t part, int64_t first, int64_t end) {
+    const float *probabilities = item->scores + row * item->stride, *scales = item->value_scales + part * item->padded_keys;
+    if (item->num_parts == 1) return probabilities;
+    for (int64_t j = first; j < end; j++) item->weighted[j] = probabilities[j] * scales[j];
+    hide(item->weighted, 0, first, end, item->padded_keys, 0);
+    return item->weighted;
+}
+
 /* Round a row's weights to integers, block by block. */
-static void round_row(struct item *item, int64_t row, int64_t total, float half_levels) {
-    const float *weights = item->scores + row * item->stride;
+static void round_row(struct item *item, int64_t row, const float *weights, int64_t total, float half_levels) {
     float *powers = item->powers + row * item->num_blocks, faintest = 0;
     for (int64_t block = 0; block < item->num_blocks; block++) {
         powers[block] = largest_power(weights + block * SUM_LENGTH, SUM_LENGTH);
@@ -237,8 +236,8 @@ INLINE void add_block(struct item *item, int64_t block, int64_t h, int bytes) {
     }
 }
 
-/* Compute the sums of all rows' weighted values. */
-INLINE void add_values(struct item *item, int bytes) {
+/* Compute the sums of all rows' weighted values, of the elements [start, end) of a head. */
+INLINE void add_values(struct item *item, int64_t start, int64_t end, int bytes) {
     int64_t size = item->num_rows * item->padded_size;
     memset(item->sums, 0, size * sizeof(double));
     memset(item->totals, 0, size * sizeof(double));
@@ -247,13 +246,34 @@ INLINE void add_values(struct item *item, int bytes) {
             for (int64_t i = 0; i < size; i++) item->totals[i] += item->sums[i];
             memset(item->sums, 0, size * sizeof(double));
         }
-        for (int64_t h = 0; h < item->padded_size; h += PIECE) add_block(item, block, h, bytes);
+        for (int64_t h = start; h < end; h += PIECE) add_block(item, block, h, bytes);
     }
     for (int64_t i = 0; i < size; i++) item->sums[i] += item->totals[i];
 }
 
 static int64_t first_seen(const struct attention_call *call, int64_t position) {
     return call->window > 0 && position >= call->window ? position - call->window + 1 : 0;
+}
+
+/* Compute the results of one part of a head for all rows. */
+INLINE void attend_part(const struct attention_call *call, struct item *item, const int64_t *fields, int64_t first_head,
+                        int64_t part, int bytes) {
+    int64_t first_query = fields[1], position = fields[3], size = item->head_size;
+    int64_t start = item->num_parts == 1 ? 0 : part * SUM_LENGTH;
+    int64_t end = item->num_parts == 1 ? size : smaller(start + SUM_LENGTH, size);
+    for (int64_t row = 0; row < item->num_rows; row++) {
+        int64_t own = position + row / item->group_size;
+        const float *weights =
+            weigh_part(item, row, part, first_seen(call, own) - item->first_key, own + 1 - item->first_key);
+        round_row(item, row, weights, item->probability_sums[row], factor_levels(bytes) / 2);
+    }
+    add_values(item, start, end, bytes);
+    for (int64_t row = 0; row < item->num_rows; row++) {
+        int64_t query = first_query + row / item->group_size, head = first_head + row % item->group_size;
+        float *restrict out = call->out + (query * call->num_heads + head) * size;
+        const double *sums = item->sums + row * item->padded_size;
+        for (int64_t h = start; h < end; h++) out[h] = (float)sums[h] * item->weight_scales[row];
+    }
 }
 
 static struct item describe(const struct attention_call *call, const int64_t *fields) {
@@ -263,7 +283,8 @@ static struct item describe(const struct attention_call *call, const int64_t *fi
                          .num_keys = position + num_queries - first_key,
                          .num_rows = num_queries * group_size,
                          .group_size = group_size,
-                         .head_size = call->head_size};
+                         .head_size = call->head_size,
+                         .num_parts = call->num_parts};
 }
 
 INLINE void attend(const struct attention_call *call, int64_t chunk, int thread, int bytes) {
@@ -281,17 +302,10 @@ INLINE void attend(const struct attention_call *call, int64_t chunk, int thread,
     score_keys(&item, bytes);
     for (int64_t row = 0; row < item.num_rows; row++) {
         int64_t own = position + row / item.group_size;
-        int64_t total =
+        item.probability_sums[row] =
             weigh_keys(call, &item, row, first_seen(call, own) - item.first_key, own + 1 - item.first_key);
-        round_row(&item, row, total, factor_levels(bytes) / 2);
     }
-    add_values(&item, bytes);
-    for (int64_t row = 0; row < item.num_rows; row++) {
-        int64_t query = first_query + row / item.group_size, head = first_head + row % item.group_size;
-        float *restrict out = call->out + (query * call->num_heads + head) * item.head_size;
-        const double *sums = item.sums + row * item.padded_size;
-        for (int64_t h = 0; h < item.head_size; h++) out[h] = (float)sums[h] * item.weight_scales[row];
-    }
+    for (int64_t part = 0; part < item.num_parts; part++) attend_part(call, &item, fields, first_head, part, bytes);
 }
 
 static void attend_item(const void *argument, int64_t chunk, int thread) {

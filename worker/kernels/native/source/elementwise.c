@@ -3,6 +3,7 @@
 #include <stdbool.h>
 
 #include "arithmetic.h"
+#include "hadamard_int8.h"
 #include "layout.h"
 #include "pool.h"
 
@@ -190,33 +191,49 @@ EXPORT void gather_rows(const struct gather_call *call, int64_t num_rows) {
     FIELD(int64_t, num_heads)                              \
     FIELD(int64_t, head_size)                              \
     FIELD(int64_t, page_size)                              \
-    FIELD(int64_t, element_bytes)
+    FIELD(int64_t, element_bytes)                          \
+    FIELD(int64_t, scale_length) /* elements of a head that share a scale */
 SHARED_STRUCT(write_kv_call, WRITE_KV_CALL);
 EXPORT_LAYOUT(write_kv_call, WRITE_KV_CALL)
 
 static const float INT8_INVERSE_LEVELS = (float)(1.0 / 127), INT16_INVERSE_LEVELS = (float)(1.0 / 8191);
 
-static void write_kv_head(const struct write_kv_call *call, const float *x, int64_t row) {
+/* Write the part of a head that begins at element `first` of the row, with its scale. */
+static void write_kv_part(const struct write_kv_call *call, const float *x, int64_t size, int64_t first, float *scale_place) {
     bool is_int8 = call->element_bytes == 1;
-    float scale = row_scale(x, call->head_size, is_int8 ? INT8_INVERSE_LEVELS : INT16_INVERSE_LEVELS);
-    int8_t *restrict bytes = (int8_t *)call->integers + row * call->head_size;
-    int16_t *restrict words = (int16_t *)call->integers + row * call->head_size;
-    call->scales[row] = scale;
+    float scale = row_scale(x, size, is_int8 ? INT8_INVERSE_LEVELS : INT16_INVERSE_LEVELS);
+    int8_t *restrict bytes = (int8_t *)call->integers + first;
+    int16_t *restrict words = (int16_t *)call->integers + first;
+    *scale_place = scale;
     if (is_int8)
-        for (int64_t h = 0; h < call->head_size; h++) bytes[h] = (int8_t)round_to_int(x[h] / scale);
+        for (int64_t h = 0; h < size; h++) bytes[h] = (int8_t)round_to_int(x[h] / scale);
     else
-        for (int64_t h = 0; h < call->head_size; h++) words[h] = (int16_t)round_to_int(x[h] / scale);
+        for (int64_t h = 0; h < size; h++) words[h] = (int16_t)round_to_int(x[h] / scale);
+}
+
+static void write_kv_head(const struct write_kv_call *call, const float *x, int64_t row) {
+    int64_t length = call->scale_length, num_parts = (call->head_size + length - 1) / length;
+    for (int64_t part = 0; part < num_parts; part++) {
+        int64_t start = part * length, rest = call->head_size - start;
+        write_kv_part(call, x + start, rest < length ? rest : length, row * call->head_size + start,
+                      call->scales + row * num_parts + part);
+    }
 }
 
 static void write_kv_rows(const void *argument, int64_t first, int64_t end) {
     const struct write_kv_call *call = argument;
     const float *parts[2] = {call->keys, call->values};
     int64_t strides[2] = {call->keys_stride, call->values_stride};
+    float rotated[call->head_size];
     for (int64_t token = first; token < end; token++) {
         int64_t page = call->slots[token] / call->page_size, offset = call->slots[token] % call->page_size;
         for (int64_t i = 0; i < 2 * call->num_heads; i++) {
             int64_t part = i / call->num_heads, head = i % call->num_heads;
             const float *x = parts[part] + token * strides[part] + head * call->head_size;
+            if (part == 0) {
+                rotate_head(x, call->head_size, 1, rotated);
+                x = rotated;
+            }
             write_kv_head(call, x, (page * 2 * call->num_heads + i) * call->page_size + offset);
         }
     }

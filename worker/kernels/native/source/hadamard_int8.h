@@ -1,4 +1,4 @@
-/* The format of hadamard_int8.py: 64 numbers, Hadamard-rotated and rounded to 127 levels. */
+/* The Hadamard rotations of hadamard_int8.py, of 64 numbers, and of head_rotation.py. */
 #ifndef PAGODA_HADAMARD_INT8_H
 #define PAGODA_HADAMARD_INT8_H
 
@@ -27,6 +27,28 @@ INLINE void rotate_block(float *x) {
                 x[i] = first + second;
                 x[i + distance] = first - second;
             }
+}
+
+/* Rotate a head into y, block by block; the rest of a head in smaller powers of two. With `divides` each block is divided by its
+   size. */
+INLINE void rotate_head(const float *x, int64_t size, int divides, float *restrict y) {
+    memcpy(y, x, size * sizeof(float));
+    for (int64_t start = 0, length = BLOCK; start < size; start += length) {
+        while (length > size - start) length /= 2;
+        float *block = y + start;
+        if (length == BLOCK)
+            rotate_block(block);
+        else
+            for (int64_t distance = 1; distance < length; distance *= 2)
+                for (int64_t i = 0; i < length; i++)
+                    if (!(i & distance)) {
+                        float first = block[i], second = block[i + distance];
+                        block[i] = first + second;
+                        block[i + distance] = first - second;
+                    }
+        if (divides)
+            for (int64_t i = 0; i < length; i++) block[i] *= 1.0f / length;
+    }
 }
 
 #endif
