@@ -65,7 +65,7 @@ class SafetensorsCheckpoint:
         return sum(self._tensors[part].num_bytes for part in self._parts(name).values())
 
     def read_stack(self, name: str) -> tuple[StoredWeight, int]:
-        tensor = self._view(name)
+        tensor = self._view(self.names[name])
         if tensor.dim() != 3:
             raise WeightsError(
                 f"{self.names[name]!r} has shape {list(tensor.shape)}, but the model needs a stack of matrices"
