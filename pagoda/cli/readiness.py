@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pagoda.cli.logs import last_lines
 from pagoda.cli.tiers import ServeOptions, tier_commands
+from pagoda.process.progress_file import read_progress
 
 if TYPE_CHECKING:
     from pagoda.wire.load import SchedulerLoad
@@ -23,14 +24,34 @@ class NotReadyError(Exception):
     """Part of the system did not become ready in time. The message says what is missing, why, and what to do."""
 
 
+class LoadingWatch:
+    """Prolongs a time limit as long as a worker comes further in loading its model."""
+
+    def __init__(self, options: ServeOptions, limit: asyncio.Timeout, deadline_s: float) -> None:
+        self._files = [options.progress_file(name) for name in options.worker_names]
+        self._limit = limit
+        self._deadline_s = deadline_s
+        self._seen = self._read()
+
+    def prolong(self) -> None:
+        if (now := self._read()) != self._seen:
+            self._seen = now
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._deadline_s)
+
+    def _read(self) -> list[tuple[int, int] | None]:
+        return list(map(read_progress, self._files))
+
+
 async def wait_for_gateway(options: ServeOptions, deadline_s: float = READY_DEADLINE_S) -> list[str]:
     """Wait until the gateway is ready, which takes one attached worker; return the addresses that it listens on."""
     import httpx  # Imported while the tiers load, so that it does not delay their start.
 
     answer = "it did not answer"
     try:
-        async with asyncio.timeout(deadline_s), httpx.AsyncClient(trust_env=False) as client:
+        async with asyncio.timeout(deadline_s) as limit, httpx.AsyncClient(trust_env=False) as client:
+            loading = LoadingWatch(options, limit, deadline_s)
             while True:
+                loading.prolong()
                 with contextlib.suppress(httpx.TransportError):
                     response = await client.get(f"{options.url}/ready")
                     if response.is_success:
@@ -56,8 +77,10 @@ async def wait_for_workers(options: ServeOptions, deadline_s: float = READY_DEAD
     security = TransportSecurity(tokens=tokens, role=Role.GATEWAY)
     num_attached, trouble = 0, ""
     try:
-        async with asyncio.timeout(deadline_s), open_channel(options.scheduler_address, security) as channel:
+        async with asyncio.timeout(deadline_s) as limit, open_channel(options.scheduler_address, security) as channel:
+            loading = LoadingWatch(options, limit, deadline_s)
             while True:
+                loading.prolong()
                 try:
                     load = await ask_load(channel, _ANSWER_LIMIT_S)
                     num_attached, trouble = len(load.workers), ""

@@ -156,6 +156,11 @@ def _allocate_pages(
         device=kernels.device.type,
         num_workers=settings.workers_on_machine,
     )
+    if budget_bytes > available_bytes:
+        logger.warning(
+            "KV memory is larger than the available memory; the worker may run out of it when much of it is used",
+            extra={"kv_memory": budget_bytes, "available_bytes": available_bytes},
+        )
     kv = allocate_kv_memory(kernels, model.config, page_size=settings.page_size, budget_bytes=budget_bytes)
     num_tokens = kv.num_pages * kv.page_size
     fields = {"pages": kv.num_pages, "page_size": kv.page_size, "tokens": num_tokens, "kv_bytes": kv.num_bytes}

@@ -11,7 +11,7 @@ from pathlib import Path
 from pagoda.cli import human
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.distribution import install_command
-from pagoda.models.ollama_objects import parameter_size
+from pagoda.models.memory_need import OTHER_TIERS_BYTES, PROCESS_BYTES
 from pagoda.process.memory import CGROUP
 from pagoda.process.resources import machine_available_bytes
 
@@ -30,10 +30,8 @@ _FEATURES = (
     "asimddp",
     "sve",
 )
-# The rest is for the KV cache and the processes themselves.
-_SHARE_FOR_WEIGHTS = 0.6
-# Average of the integer mode: one byte per weight of a matrix, more for embeddings and scales.
-_BYTES_PER_PARAMETER = 1.5
+# The rest is for keys and values.
+_SHARE_FOR_WEIGHTS = 0.9
 _LEAST_BYTES = 1_000_000_000
 
 
@@ -60,8 +58,12 @@ def check_threads(cgroup: Path = CGROUP) -> Finding:
 
 def check_memory(available_bytes: int | None = None) -> Finding:
     available = machine_available_bytes() if available_bytes is None else available_bytes
-    fits = parameter_size(int(available * _SHARE_FOR_WEIGHTS / _BYTES_PER_PARAMETER), digits=2)
-    text = f"{human.size(available)} available, enough for models of up to about {fits} parameters"
+    fits_bytes = int(available * _SHARE_FOR_WEIGHTS) - PROCESS_BYTES - OTHER_TIERS_BYTES
+    if fits_bytes <= 0:
+        return warning(
+            "memory", f"{human.size(available)} available, too little for any model", "close other programs."
+        )
+    text = f"{human.size(available)} available, enough for model files of up to about {human.size(fits_bytes)}"
     if available < _LEAST_BYTES:
         return warning("memory", text, "close other programs, or set a small --kv-memory.")
     return ok("memory", text)

@@ -11,7 +11,7 @@ import pytest
 
 from pagoda.api_keys.key_file import KeyEntry, KeyFile
 from pagoda.cli.child import ChildCommand
-from pagoda.cli.readiness import NotReadyError, wait_for_workers
+from pagoda.cli.readiness import LoadingWatch, NotReadyError, wait_for_workers
 from pagoda.cli.serve import ServeError, StopSignals, check_exposure, check_port, check_tracing
 from pagoda.cli.supervisor import Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
@@ -74,6 +74,23 @@ async def test_workers_that_do_not_come_are_a_sentence_with_what_their_logs_said
         await wait_for_workers(serving, deadline_s=0.2)
     assert "only 0 of 2 workers attached within 0.2 s." in str(late.value)
     assert "--workers" in str(late.value) and str(late.value).endswith("worker-2.log: loading model")
+
+
+async def test_the_limit_counts_from_the_last_progress_of_a_load(tmp_path: Path) -> None:
+    serving = options(tmp_path)
+    serving.log_directory.mkdir(parents=True)
+    async with asyncio.timeout(300.0) as limit:
+        watch = LoadingWatch(serving, limit, deadline_s=1000.0)
+        before = limit.when()
+        watch.prolong()
+        assert limit.when() == before
+        serving.progress_file("worker").write_text("1 2")
+        watch.prolong()
+        after = limit.when()
+        assert before is not None and after is not None and after > before + 600
+        await asyncio.sleep(0)
+        watch.prolong()
+        assert limit.when() == after
 
 
 def test_the_key_is_in_no_command_line(tmp_path: Path) -> None:

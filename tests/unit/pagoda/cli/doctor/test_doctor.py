@@ -83,9 +83,10 @@ def test_a_container_with_fewer_cores_is_a_warning(tmp_path: Path) -> None:
 
 def test_memory_says_what_fits() -> None:
     assert machine.check_memory(10_000_000_000) == ok(
-        "memory", "10 GB available, enough for models of up to about 4B parameters"
+        "memory", "10 GB available, enough for model files of up to about 8.4 GB"
     )
-    assert machine.check_memory(500_000_000).level is Level.WARNING
+    assert machine.check_memory(900_000_000).level is Level.WARNING
+    assert "too little for any model" in machine.check_memory(500_000_000).text
 
 
 def test_a_gpu_needs_a_torch_that_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
