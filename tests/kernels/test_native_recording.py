@@ -11,7 +11,7 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import LayerKV
 from worker.kernels.native import bindings
 from worker.kernels.native.bindings import Call, GatherCall, PointwiseCall, UndeclaredKernelError
-from worker.kernels.native.kernels import Eager, Launcher
+from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.recording import RECORDED_SAMPLES, RECORDED_TOKENS, RecordingError
 from worker.kernels.native.self_check import find_difference
 from worker.kernels.step_batch import StepBatch

@@ -40,6 +40,13 @@ class GroupedMatrix:
     def num_bytes(self) -> int:
         return sum(part.nbytes for part in (self.integers_GKWO, self.scale_GKO, self.minimum_GKO) if part is not None)
 
+    def dequantize(self, rows_T: torch.Tensor) -> torch.Tensor:
+        """Return rows as float32 [T, I], with the bits of GroupedWeight.dequantize."""
+        values_GKWT = self.integers_GKWO[..., rows_T].float().mul_(self.scale_GKO[..., None, rows_T])
+        if self.minimum_GKO is not None:
+            values_GKWT.add_(self.minimum_GKO[..., None, rows_T])
+        return values_GKWT.flatten(0, 2).T.contiguous()
+
 
 def pack_grouped(weight: GroupedWeight) -> GroupedMatrix:
     num_out, num_blocks, size = weight.shape[0], weight.shape[1] // BLOCK, weight.group_size

@@ -29,6 +29,7 @@ WEIGHTS_PER_PASS = 1 << 18
 class IntegerLinear:
     packed: Any
     """The integers, scales and so on, in the implementation's own form, opaque to other code."""
+    num_in: int
     num_out: int
     packed_bytes: int
     bias_O: torch.Tensor | None

@@ -49,6 +49,8 @@ def norm_levels(size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FloatEmbedding:
+    """The embedding of a file that has it in floats, in the file's type. Other embeddings are packed linears."""
+
     table_VD: torch.Tensor
 
     @property
@@ -71,17 +73,26 @@ class IntegerKernels:
         return forward
 
     def pack_linear(self, weights: Weight | Sequence[Weight], bias_O: torch.Tensor | None = None) -> LinearWeight:
-        matrices = [self._pack(weight) for weight in as_list(weights)]
-        num_out = sum(weight.shape[0] for weight in as_list(weights))
+        several = as_list(weights)
+        matrices, num_out = [self._pack(weight) for weight in several], sum(weight.shape[0] for weight in several)
         num_bytes = sum(matrix.num_bytes for matrix in matrices)
-        return IntegerLinear(packed=matrices, num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O)
+        return IntegerLinear(
+            packed=matrices, num_in=several[0].shape[1], num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O
+        )
 
     def pack_embedding(self, weight: Weight) -> Embedding:
-        return FloatEmbedding(as_matrix(weight))
+        (stored_weight,) = as_list(weight)
+        if isinstance(stored_weight.unpack(0, 1), GroupedWeight):
+            return self.pack_linear(stored_weight)
+        return FloatEmbedding(self._keep_floats(stored_weight))
+
+    def _keep_floats(self, weight: StoredWeight) -> torch.Tensor:
+        floats = weight.unpack()
+        assert isinstance(floats, torch.Tensor)
+        return floats.clone()
 
     def tied_output(self, embedding: Embedding) -> LinearWeight:
-        assert isinstance(embedding, FloatEmbedding)
-        return self.pack_linear(embedding.table_VD)
+        return self.pack_linear(embedding.table_VD) if isinstance(embedding, FloatEmbedding) else embedding
 
     def pack_router(
         self, weight: Weight, num_used: int, *, renormalizes: bool, shared_gate: Weight | None = None
@@ -101,8 +112,12 @@ class IntegerKernels:
         return experts
 
     def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
-        assert isinstance(embedding, FloatEmbedding)
-        return self.gather_rows(embedding.table_VD, token_ids_T)
+        if isinstance(embedding, FloatEmbedding):
+            return embedding.table_VD.index_select(0, token_ids_T).float()
+        assert isinstance(embedding, IntegerLinear)
+        matrix = embedding.packed[0]
+        assert isinstance(matrix, GroupedMatrix)
+        return matrix.dequantize(token_ids_T)
 
     def _pack(self, weight: StoredWeight) -> GroupedMatrix | ByteMatrix:
         unpacked = weight.unpack() if weight.input_order_I is None else weight.dequantize()

@@ -72,6 +72,8 @@ def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, dig
 
 def _load(settings: WorkerSettings, model: Model, on_progress: OnProgress | None) -> Loaded:
     max_model_len = choose_max_model_len(settings.max_model_len, model)
+    # Loading is many short operations: waiting for all threads after each takes ten times as long on a busy machine.
+    torch.set_num_threads(1)
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
     before = measure_available(kernels.device)
     if settings.check_memory:
@@ -125,8 +127,6 @@ def _load_decoder(
     model: Model, kernels: Kernels, settings: WorkerSettings, max_model_len: int, on_progress: OnProgress | None
 ) -> DecoderModel:
     started = time.monotonic()
-    # Loading is many short operations: waiting for all threads after each takes ten times as long on a busy machine.
-    torch.set_num_threads(1)
     try:
         check_tensors(model)
         decoder = load_model(model, kernels, max_model_len, on_progress)

@@ -54,7 +54,8 @@ class DecoderModel:
 
     @property
     def weights_bytes(self) -> int:
-        outer = self._embedding.num_bytes + self._final_norm_D.nbytes + self._output.num_bytes
+        is_shared = self._output is self._embedding
+        outer = self._embedding.num_bytes + self._final_norm_D.nbytes + (0 if is_shared else self._output.num_bytes)
         return outer + self._rotations.num_bytes + sum(layer.num_bytes for layer in self._layers)
 
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:

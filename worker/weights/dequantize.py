@@ -20,7 +20,7 @@ import torch
 
 from pagoda.models.formats.ggml_type import GGMLType
 from worker.weights.grouped import AnyWeight, GroupedWeight, as_float32
-from worker.weights.linear_format import StoredWeight
+from worker.weights.linear_format import FloatFormat, StoredWeight
 
 VALUES_PER_PASS = 1 << 20
 """Number of values unpacked at once: few enough to stay in a core's cache between operations and to need little memory."""
@@ -69,6 +69,11 @@ def stored_blocks(
     """Return a matrix as it is in the file. Raises UnsupportedTypeError."""
     _check_supported(ggml_type)
     blocks = torch.frombuffer(data, dtype=torch.uint8).view(shape[0], -1)
+    if ggml_type in FLOATS:
+        dtype = FLOATS[ggml_type]
+        return StoredWeight(
+            format=FloatFormat(dtype), shape=shape, parts={"floats": blocks.view(dtype)}, row_order_O=row_order_O
+        )
     return StoredWeight(format=GGMLFormat(ggml_type), shape=shape, parts={"blocks": blocks}, row_order_O=row_order_O)
 
 
@@ -224,10 +229,10 @@ GROUPED: dict[GGMLType, Callable[[torch.Tensor], GroupedWeight]] = {
     GGMLType.IQ4_XS: iq4_xs,
 }
 
+FLOATS = {GGMLType.F32: torch.float32, GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16}
+
 DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
-    GGMLType.F32: _stored_as(torch.float32),
-    GGMLType.F16: _stored_as(torch.float16),
-    GGMLType.BF16: _stored_as(torch.bfloat16),
+    **{ggml_type: _stored_as(dtype) for ggml_type, dtype in FLOATS.items()},
     **GROUPED,
 }
 """Functions from blocks [n, bytes] to values [n, values per block], as integers in groups or as floats of any type."""

@@ -5,11 +5,12 @@ and rejects a library in which one of them differs.
 """
 
 import ctypes
-from collections.abc import Iterator
 from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
+from worker.kernels.native.layout_check import check_layout
 from worker.kernels.native.mixture_calls import ExpertsCall, RouteCall
+from worker.kernels.native.packing_calls import EmbedCall, FloatsPackCall, GroupedPackCall, PackedFileCall
 
 POINTER = c_void_p
 
@@ -35,17 +36,6 @@ class LinearCall(ctypes.Structure):
         ("y", POINTER),
         ("rows", POINTER),
         ("num_segments", c_int64),
-        ("num_in", c_int64),
-        ("num_out", c_int64),
-    )
-
-
-class GroupedPackCall(ctypes.Structure):
-    _fields_ = (
-        ("format", POINTER),
-        ("file", POINTER),
-        ("row_order", POINTER),
-        ("panels", POINTER),
         ("num_in", c_int64),
         ("num_out", c_int64),
     )
@@ -201,6 +191,7 @@ Call = (
     | ExpertsCall
     | RopeCall
     | GatherCall
+    | EmbedCall
     | WriteKVCall
     | AttentionCall
 )
@@ -216,6 +207,8 @@ KERNELS = (
     "experts",
     "rope",
     "gather_rows",
+    "embed_floats",
+    "embed_packed",
     "write_kv",
     "attention",
 )
@@ -236,6 +229,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "linear_segment": LinearSegment,
     "linear_of_segments_call": LinearCall,
     "grouped_pack_call": GroupedPackCall,
+    "floats_pack_call": FloatsPackCall,
+    "packed_file_call": PackedFileCall,
     "rms_norm_call": RMSNormCall,
     "activation_call": ActivationCall,
     "pointwise_call": PointwiseCall,
@@ -243,6 +238,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "experts_call": ExpertsCall,
     "rope_call": RopeCall,
     "gather_call": GatherCall,
+    "embed_call": EmbedCall,
     "write_kv_call": WriteKVCall,
     "attention_step": AttentionStep,
     "attention_call": AttentionCall,
@@ -251,20 +247,6 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "launch": Launch,
 }
 """The structures, by their names in C."""
-
-
-class FieldLayout(ctypes.Structure):
-    """The `struct field_layout` of source/layout.h: a field, or the end of the structure, which has no name."""
-
-    _fields_ = (
-        ("name", c_char_p),
-        ("offset", c_int64),
-        ("size", c_int64),
-    )
-
-
-class LayoutError(Exception):
-    """A structure's layout in the library differs from this module's; the message names the first field that differs."""
 
 
 class UndeclaredKernelError(Exception):
@@ -279,12 +261,12 @@ def load_library(path: Path) -> ctypes.CDLL:
     """
     library = ctypes.CDLL(str(path))
     for name, structure in STRUCTURES.items():
-        _check_layout(library, name, structure)
+        check_layout(library, name, structure)
     for kernel in KERNELS:
         _declare(library, kernel, None, POINTER, c_int64)
     _declare(library, "replay", None, POINTER, c_int64, POINTER)
-    _declare(library, "pack_panels", None, POINTER, POINTER, c_int64, c_int64)
-    _declare(library, "pack_grouped", None, POINTER)
+    for function in ("pack_floats", "pack_grouped", "read_packed"):
+        _declare(library, function, None, POINTER)
     _declare(library, "unpack_grouped_row", None, POINTER, POINTER, c_int64, c_int64, POINTER)
     _declare(library, "choose_tokens", None, POINTER, c_int64)
     _declare_short(library, "set_threads", None, c_int64)
@@ -316,37 +298,6 @@ def find_grouped_format(library: ctypes.CDLL, name: str) -> int | None:
     """Return the address of the grouped format with this name, or None."""
     address: int | None = library.find_grouped_format(name.encode())
     return address
-
-
-def _check_layout(library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]) -> None:
-    function = getattr(library, f"{name}_layout")
-    function.restype, function.argtypes = ctypes.POINTER(FieldLayout), []
-    compiled, ours = list(_until_end(function())), list(_layout(structure))
-    if compiled != ours:
-        theirs, mine = next(pair for pair in zip(compiled, ours, strict=False) if pair[0] != pair[1])
-        raise LayoutError(
-            f"struct {name} has {_field(*theirs)}, but {structure.__name__} in {Path(__file__).name} has {_field(*mine)}"
-        )
-
-
-def _until_end(fields: "ctypes._Pointer[FieldLayout]") -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of each field, then the offset and size of the end, with an empty name."""
-    index = 0
-    while fields[index].name is not None:
-        yield fields[index].name.decode(), fields[index].offset, fields[index].size
-        index += 1
-    yield "", fields[index].offset, fields[index].size
-
-
-def _layout(structure: type[ctypes.Structure]) -> Iterator[tuple[str, int, int]]:
-    for name, *_ in structure._fields_:
-        field = getattr(structure, name)
-        yield name, field.offset, field.size
-    yield "", ctypes.sizeof(structure), ctypes.sizeof(structure)
-
-
-def _field(name: str, offset: int, size: int) -> str:
-    return f"{name!r} ({size} bytes at {offset})" if name else f"its end at {offset}"
 
 
 def _declare(

@@ -9,7 +9,6 @@ Legend as in step_batch.py.
 
 import ctypes
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
@@ -19,67 +18,28 @@ from worker.kernels.integer import GELU_CUBE, GELU_INNER, FloatEmbedding, Intege
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
 from worker.kernels.interface import Embedding, Experts, Forward, LayerKV, LinearWeight, Router
 from worker.kernels.mixture import PackedExperts, PackedRouter, router_levels
-from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
+from worker.kernels.native.attention_step import AttentionShape
 from worker.kernels.native.bindings import (
     ActivationCall,
     AttentionCall,
-    AttentionStep,
-    Call,
     GatherCall,
     LinearCall,
     PointwiseCall,
     RMSNormCall,
     RopeCall,
     WriteKVCall,
-    find_kernel,
 )
 from worker.kernels.native.experts import ExpertTables, join_experts
+from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.mixture_calls import ExpertsCall, RouteCall
-from worker.kernels.native.panels import PanelPacker
+from worker.kernels.native.packing_calls import EmbedCall
+from worker.kernels.native.panels import FLOAT_TYPES, PanelPacker
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
-from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
-from worker.weights.linear_format import Weight, as_list
+from worker.weights.linear_format import StoredWeight, Weight, as_list
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER
-
-
-class Launcher(Protocol):
-    """The receiver of launches: it runs them immediately, or adds them to a recording (recording.py)."""
-
-    def new(self, num_rows: int, *row_shape: int) -> torch.Tensor:
-        """Return uninitialized float32 [num_rows, *row_shape] for a kernel's result."""
-
-    def scratch(self, place: str, num_rows: int, row_size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return uninitialized memory that is used only by the next launch."""
-
-    def attention_step(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep: ...
-
-    def launch(self, kernel: str, call: Call, num_rows: int) -> None:
-        """Compute `num_rows` rows, now or at each replay."""
-
-
-class Eager:
-    """A launcher that runs each launch immediately."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
-        self._scratch = Scratch()
-        self._attention = AttentionSteps(library)
-
-    def new(self, num_rows: int, *row_shape: int) -> torch.Tensor:
-        return torch.empty(num_rows, *row_shape)
-
-    def scratch(self, place: str, num_rows: int, row_size: int, dtype: torch.dtype) -> torch.Tensor:
-        return self._scratch.take(place, (num_rows * row_size,), dtype)
-
-    def attention_step(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep:
-        return self._attention.of(batch, shape)
-
-    def launch(self, kernel: str, call: Call, num_rows: int) -> None:
-        self._library.set_threads(torch.get_num_threads())
-        find_kernel(self._library, kernel)(ctypes.byref(call), num_rows)
 
 
 class NativeIntegerKernels(IntegerKernels):
@@ -113,7 +73,9 @@ class NativeIntegerKernels(IntegerKernels):
         several = as_list(weights)
         packed, num_out = self._packer.pack(several), sum(weight.shape[0] for weight in several)
         num_bytes = sum(panels.num_bytes for panels in packed)
-        return IntegerLinear(packed=packed, num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O)
+        return IntegerLinear(
+            packed=packed, num_in=several[0].shape[1], num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O
+        )
 
     def _join_experts(self, experts: PackedExperts) -> PackedExperts:
         return join_experts(self._library, experts)
@@ -263,9 +225,24 @@ class NativeIntegerKernels(IntegerKernels):
         self._launcher.launch("gather_rows", call, len(rows_R))
         return y_RD
 
+    def _keep_floats(self, weight: StoredWeight) -> torch.Tensor:
+        return self._packer.keep_floats(weight)
+
     def embed(self, embedding: Embedding, token_ids_T: torch.Tensor) -> torch.Tensor:
-        assert isinstance(embedding, FloatEmbedding)
-        return self.gather_rows(embedding.table_VD, token_ids_T)
+        if isinstance(embedding, FloatEmbedding):
+            table_VD = embedding.table_VD
+            call = EmbedCall(table=_rows(table_VD).data_ptr(), type=FLOAT_TYPES[table_VD.dtype], size=table_VD.shape[1])
+            return self._embed("embed_floats", call, token_ids_T)
+        assert isinstance(embedding, IntegerLinear)
+        ((segment,),) = (panels.segments for panels in embedding.packed)
+        call = EmbedCall(table=segment.panels, format=segment.format, size=embedding.num_in)
+        return self._embed("embed_packed", call, token_ids_T)
+
+    def _embed(self, kernel: str, call: EmbedCall, token_ids_T: torch.Tensor) -> torch.Tensor:
+        y_TD = self._launcher.new(len(token_ids_T), call.size)
+        call.rows, call.y = _rows(token_ids_T).data_ptr(), y_TD.data_ptr()
+        self._launcher.launch(kernel, call, len(token_ids_T))
+        return y_TD
 
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
         assert isinstance(kv, IntegerKV)

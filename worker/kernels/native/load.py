@@ -19,9 +19,10 @@ from pagoda.wire.sampling import SamplingParams
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, KVFormat
 from worker.kernels.logit_adjustment import Adjustment
-from worker.kernels.native.bindings import LayoutError, load_library
+from worker.kernels.native.bindings import load_library
 from worker.kernels.native.build import BuildError, architectures, build_library, find_compiler
 from worker.kernels.native.kernels import NativeIntegerKernels
+from worker.kernels.native.layout_check import LayoutError
 from worker.kernels.native.sampling import NativeChooser
 from worker.kernels.native.self_check import find_difference
 from worker.kernels.sampling import Choice, ChooseTokens, Logits, choose_tokens

@@ -1,28 +1,29 @@
-"""Weights packed into panels, the order in which source/ reads them.
+"""Weights packed into panels, the order in which source/ reads them, and tables of floats beside them.
 
-Panels are stored in huge pages, because each step reads all weights. With pages of 4 KiB a decode step waits for address
-translation and at the start of each page: on Zen 3 one thread read the default model's weights at 14 GB/s, with huge pages at
-19 GB/s.
+A matrix is packed from the file's own bytes, on all cores: no other memory as large as the matrix is needed. A format that has no
+native form is unpacked some rows at a time.
 """
 
 import ctypes
-import mmap
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import torch
 
-from worker.kernels.native.bindings import GroupedPackCall, LinearSegment, find_byte_format, find_grouped_format
-from worker.weights.grouped import BLOCK, GroupedWeight
-from worker.weights.linear_format import StoredWeight
+from pagoda.process.resources import usable_cores
+from worker.kernels.native.bindings import LinearSegment, find_byte_format, find_grouped_format
+from worker.kernels.native.packing_calls import FloatsPackCall, GroupedPackCall
+from worker.kernels.native.panel_memory import PanelMemory, source_name
+from worker.weights.grouped import BLOCK, AnyWeight, GroupedWeight
+from worker.weights.linear_format import FloatFormat, StoredWeight, stored
 
-HUGE_PAGE_BYTES = 1 << 21
-CHUNK_BYTES = 1 << 25
-"""Size of a mapping from which small matrices are allocated, since most are smaller than a huge page. Memory of a mapping that
-is never used costs nothing."""
-ALIGNMENT = 64
 MOST_IN_FOUR_BITS = 15
+FLOAT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+"""The numbers of `enum float_type`."""
+VALUES_PER_PASS = 1 << 20
+ROWS_OF_ANY_PANEL = 32
+"""A multiple of the outputs of a panel, for each format and processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +41,13 @@ class Panels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A matrix in blocks of one of the formats of source/grouped.h, or as float32 [O, I]."""
+class Packed:
+    """A packed matrix."""
 
     format: int
     """Address of the format's structure."""
-    data: torch.Tensor
+    memory: torch.Tensor
     shape: tuple[int, int]
-    row_order_O: torch.Tensor | None = None
     first_out: int
 
 
@@ -55,102 +55,139 @@ class PanelPacker:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._byte_format = find_byte_format(library)
-        self._memory = HugePages()
+        self.memory = PanelMemory()
 
     def pack(self, weights: Sequence[StoredWeight]) -> list[Panels]:
         """Pack the matrices of a linear."""
-        sources, first_out = list[Source](), 0
+        packed, first_out = list[Packed](), 0
         for weight in weights:
-            sources.append(self._source(weight, first_out))
+            packed.append(self._pack(weight, first_out))
             first_out += weight.shape[0]
-        is_float = [source.format == self._byte_format for source in sources]
-        alike = (
-            [source for source, floats in zip(sources, is_float, strict=True) if floats is kind]
-            for kind in (True, False)
-        )
-        return [self._pack_alike(some) for some in alike if some]
+        alike = ([each for each in packed if (each.format == self._byte_format) is kind] for kind in (True, False))
+        return [self._join(some) for some in alike if some]
 
-    def _source(self, weight: StoredWeight, first_out: int) -> Source:
-        known = find_grouped_format(self._library, weight.format.name)
-        if known is not None:
-            return Source(
-                format=known,
-                data=weight.parts["blocks"],
-                shape=weight.shape,
-                row_order_O=weight.row_order_O,
-                first_out=first_out,
-            )
-        unpacked = weight.unpack() if weight.input_order_I is None else weight.dequantize()
-        if isinstance(unpacked, torch.Tensor):
-            return Source(format=self._byte_format, data=unpacked.float(), shape=weight.shape, first_out=first_out)
-        name, blocks = as_blocks(unpacked)
-        unpacked_format = find_grouped_format(self._library, name)
-        assert unpacked_format is not None
-        return Source(format=unpacked_format, data=blocks, shape=weight.shape, first_out=first_out)
+    def keep_floats(self, weight: StoredWeight) -> torch.Tensor:
+        """Return a table of floats, in the file's type if the kernels can read it, else in float32."""
+        floats = _floats(weight)
+        dtype = torch.float32 if floats is None else floats.dtype
+        (num_rows, size), num_bytes = weight.shape, weight.shape[0] * weight.shape[1] * dtype.itemsize
+        memory, is_known = self.memory.take(num_bytes, f"table {source_name(weight)}")
+        table = memory.view(dtype).view(num_rows, size)
+        if not is_known:
+            for first, end in _passes(weight.shape):
+                rows = weight.dequantize(first, end) if floats is None else floats[weight.file_rows(first, end)]
+                table[first:end] = rows
+        return table
 
-    def _pack_alike(self, sources: Sequence[Source]) -> Panels:
-        """Pack matrices from the file's own bytes. This allocates no other memory as large as they are."""
-        segments, memory = (LinearSegment * len(sources))(), list[torch.Tensor]()
-        self._library.set_threads(torch.get_num_threads())
-        for segment, source in zip(segments, sources, strict=True):
-            num_out, num_in = source.shape
-            panels = self._memory.take(self._library.panels_bytes(source.format, num_out, num_in))
-            if source.format == self._byte_format:
-                self._library.pack_panels(_address(source.data), panels.data_ptr(), num_out, num_in)
+    def _join(self, packed: Sequence[Packed]) -> Panels:
+        segments = (LinearSegment * len(packed))()
+        for segment, each in zip(segments, packed, strict=True):
+            segment.format, segment.panels = each.format, each.memory.data_ptr()
+            segment.first_out, segment.num_out = each.first_out, each.shape[0]
+        scratch_bytes = self._library.scratch_bytes(packed[0].format, packed[0].shape[1])
+        return Panels(segments=segments, memory=[each.memory for each in packed], scratch_bytes=scratch_bytes)
+
+    def _pack(self, weight: StoredWeight, first_out: int) -> Packed:
+        num_out, num_in = weight.shape
+        name = self._format_name(weight)
+        found = self._byte_format if name is None else find_grouped_format(self._library, name)
+        assert found is not None
+        memory, is_known = self.memory.take(self._library.panels_bytes(found, num_out, num_in), source_name(weight))
+        if not is_known:
+            self._library.set_threads(usable_cores())
+            if name == weight.format.name or (name is None and _floats(weight) is not None):
+                self._pack_rows(found, weight, memory.data_ptr())
             else:
-                self._pack_grouped(source, panels)
-            memory.append(panels)
-            segment.format, segment.panels = source.format, panels.data_ptr()
-            segment.first_out, segment.num_out = source.first_out, num_out
-        scratch_bytes = self._library.scratch_bytes(sources[0].format, sources[0].shape[1])
-        return Panels(segments=segments, memory=memory, scratch_bytes=scratch_bytes)
+                self._pack_unpacked(found, name, weight, memory)
+        return Packed(format=found, memory=memory, shape=weight.shape, first_out=first_out)
 
-    def _pack_grouped(self, source: Source, panels: torch.Tensor) -> None:
+    def _format_name(self, weight: StoredWeight) -> str | None:
+        """Return the name of a grouped format; None for bytes, which floats become."""
+        if find_grouped_format(self._library, weight.format.name) is not None:
+            return weight.format.name
+        if isinstance(_unpack(weight, 0, 1), torch.Tensor):
+            return None
+        passes = (_unpack(weight, first, end) for first, end in _passes(weight.shape))
+        return "UNPACKED_4" if all(map(_fits_four_bits, passes)) else "UNPACKED_8"
+
+    def _pack_unpacked(self, found: int, name: str | None, weight: StoredWeight, memory: torch.Tensor) -> None:
+        """Pack a weight without a native form, some rows at a time, on all cores."""
+
+        def pack(rows: tuple[int, int]) -> None:
+            first, end = rows
+            place = memory.data_ptr() + self._library.panels_bytes(found, first, weight.shape[1])
+            self._pack_rows(found, _as_native(_unpack(weight, first, end)), place)
+
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            list(threads.map(pack, _passes(weight.shape)))
+
+    def _pack_rows(self, found: int, weight: StoredWeight, place: int) -> None:
+        num_out, num_in = weight.shape
+        order = None if weight.row_order_O is None else _address(weight.row_order_O)
+        if found == self._byte_format:
+            floats = _floats(weight)
+            assert floats is not None
+            floats_call = FloatsPackCall(
+                floats=_address(floats),
+                row_order=order,
+                panels=place,
+                type=FLOAT_TYPES[floats.dtype],
+                num_in=num_in,
+                num_out=num_out,
+            )
+            self._library.pack_floats(ctypes.byref(floats_call))
+            return
         call = GroupedPackCall(
-            format=source.format,
-            file=_address(source.data),
-            row_order=None if source.row_order_O is None else _address(source.row_order_O),
-            panels=panels.data_ptr(),
-            num_in=source.shape[1],
-            num_out=source.shape[0],
+            format=found,
+            file=_address(weight.parts["blocks"]),
+            row_order=order,
+            panels=place,
+            num_in=num_in,
+            num_out=num_out,
         )
         self._library.pack_grouped(ctypes.byref(call))
 
 
-def as_blocks(weight: GroupedWeight) -> tuple[str, torch.Tensor]:
-    """Return the name of a native format, and blocks in it, uint8 [O, G, bytes of a scale, a minimum and integers]."""
+def _passes(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of passes over a matrix. A panel is in one pass."""
+    size = max(1, VALUES_PER_PASS // shape[1] // ROWS_OF_ANY_PANEL) * ROWS_OF_ANY_PANEL
+    for first in range(0, shape[0], size):
+        yield first, min(first + size, shape[0])
+
+
+def _unpack(weight: StoredWeight, first: int, end: int) -> AnyWeight:
+    """Return rows with their columns in the order of the inputs."""
+    return weight.unpack(first, end) if weight.input_order_I is None else weight.dequantize(first, end)
+
+
+def _floats(weight: StoredWeight) -> torch.Tensor | None:
+    """Return the file's floats, in the order of its rows, if the kernels can read them."""
+    if not isinstance(weight.format, FloatFormat) or weight.format.dtype not in FLOAT_TYPES:
+        return None
+    return weight.parts["floats"].contiguous()
+
+
+def _as_native(unpacked: AnyWeight) -> StoredWeight:
+    """Return rows that `_pack_rows` can pack."""
+    if isinstance(unpacked, torch.Tensor):
+        return stored(unpacked.float().contiguous())
+    return replace(stored(unpacked), parts={"blocks": _as_blocks(unpacked)})
+
+
+def _fits_four_bits(weight: AnyWeight) -> bool:
+    assert isinstance(weight, GroupedWeight)
+    return bool(weight.integers_OI.amin() >= 0 and weight.integers_OI.amax() <= MOST_IN_FOUR_BITS)
+
+
+def _as_blocks(weight: GroupedWeight) -> torch.Tensor:
+    """Return blocks of UNPACKED_4 or UNPACKED_8, uint8 [O, G, bytes of a scale, a minimum and integers]."""
     assert weight.group_size == BLOCK, f"groups of {weight.group_size} inputs have no native form"
-    is_small = weight.integers_OI.amin() >= 0 and weight.integers_OI.amax() <= MOST_IN_FOUR_BITS
     minimum_OG = torch.zeros_like(weight.scale_OG) if weight.minimum_OG is None else weight.minimum_OG
     factors_OGF = torch.stack((weight.scale_OG, minimum_OG), dim=-1).view(torch.uint8)
     integers_OGB = weight.integers_OI.view(torch.uint8).view(*weight.scale_OG.shape, BLOCK)
-    return "UNPACKED_4" if is_small else "UNPACKED_8", torch.cat((factors_OGF, integers_OGB), dim=-1)
+    return torch.cat((factors_OGF, integers_OGB), dim=-1)
 
 
 def _address(x: torch.Tensor) -> int:
     assert x.is_contiguous()
     return x.data_ptr()
-
-
-class HugePages:
-    def __init__(self) -> None:
-        self._rest = torch.empty(0, dtype=torch.int8)
-
-    def take(self, num_bytes: int) -> torch.Tensor:
-        """Return int8 memory that is not shared and lives as long as the tensor."""
-        if num_bytes > CHUNK_BYTES // 2:
-            return _map(num_bytes)[:num_bytes]
-        padded = -(-num_bytes // ALIGNMENT) * ALIGNMENT
-        if padded > len(self._rest):
-            self._rest = _map(CHUNK_BYTES)
-        taken, self._rest = self._rest[:num_bytes], self._rest[padded:]
-        return taken
-
-
-def _map(num_bytes: int) -> torch.Tensor:
-    whole_pages = -(-max(num_bytes, 1) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-    memory = mmap.mmap(-1, whole_pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Without huge pages in the operating system the call fails, and ordinary pages are used.
-    with suppress(AttributeError, OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.int8)

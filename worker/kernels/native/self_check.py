@@ -53,7 +53,8 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
     yield "scale", kernels.scale(gate_up_TI, 48**0.5)
     yield "add", kernels.add(gate_up_TI, random(*gate_up_TI.shape))
     yield "gather_rows", kernels.gather_rows(gate_up_TI, torch.tensor([4, 0, 4]))
-    yield "embed", kernels.embed(kernels.pack_embedding(gate_up_TI), torch.tensor([3, 4, 3]))
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        yield "embed_floats", kernels.embed(kernels.pack_embedding(gate_up_TI.to(dtype)), torch.tensor([3, 4, 3]))
     heads_TNH, angles_TH = random(7, NUM_HEADS + 2 * NUM_KV_HEADS, HEAD_SIZE), random(7, HEAD_SIZE)
     nan_TNH = heads_TNH.clone()
     nan_TNH[2, 1, 3::30] = math.nan
@@ -73,6 +74,8 @@ def _grouped_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tenso
             x_TI[NAN_ROWS, 7] = math.nan
             weight = stored_blocks(blocks_OX.numpy().data.cast("B"), ggml_type, (37, num_in))
             yield f"linear of {ggml_type.name}", kernels.linear(x_TI, kernels.pack_linear(weight))
+        embedding = kernels.pack_embedding(weight)
+        yield f"embedding of {ggml_type.name}", kernels.embed(embedding, torch.tensor([36, 0, 5]))
 
 
 def _mixture_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:

@@ -44,6 +44,12 @@ enum { ROWS_AT_ONCE = 4 };
 /* Round tokens [first, end) of x [T, I] to rows [T, I / BLOCK]. */
 void round_inputs(const float *x, struct rounded_block *rows, int64_t num_in, int64_t first, int64_t end);
 
+struct linear_format;
+
+/* Compute the weights of output o, as floats with the bits of dequantize.py. */
+EXPORT void unpack_grouped_row(const struct linear_format *format, const uint8_t *panels, int64_t o, int64_t num_in,
+                               float *weights);
+
 extern const struct grouped_format Q4_0, Q4_1, Q4_K, IQ4_NL, IQ4_XS, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Q2_K, Q3_K;
 /* Any weights of four bits or of bytes, with a scale and a minimum in float32 for each 32 inputs. */
 extern const struct grouped_format UNPACKED_4, UNPACKED_8;

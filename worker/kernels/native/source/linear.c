@@ -3,6 +3,7 @@
 
    The matrix is stored in panels of PANEL outputs. A panel is read from start to end: for each block of inputs the weights, then
    their scales. So a sum stays in its lane, and each load serves ROWS rows. */
+#include "float_rows.h"
 #include "hadamard_int8.h"
 #include "linear_tiles.h"
 #include "pool.h"
@@ -124,12 +125,36 @@ static void pack_block(const float *weights, int64_t size, struct panel_block *p
     packed->scales[o] = scale / BLOCK;
 }
 
-/* Pack weights [O, I] into panels. In the last panel, outputs beyond O have a scale of zero, and their sums are not used. */
-EXPORT void pack_panels(const float *weights, struct panel_block *panels, int64_t num_out, int64_t num_in) {
-    int64_t num_blocks = count_blocks(num_in);
-    memset(panels + num_out / PANEL * num_blocks, 0, divide_up(num_out % PANEL, PANEL) * panel_bytes(&hadamard_int8_format, num_in));
-    for (int64_t out = 0; out < num_out; out++)
-        for (int64_t block = 0; block < num_blocks; block++)
-            pack_block(weights + out * num_in + block * BLOCK, smaller(num_in - block * BLOCK, BLOCK),
-                       panels + out / PANEL * num_blocks + block, out % PANEL);
+#define FLOATS_PACK_CALL(FIELD)                                                   \
+    FIELD(const void *, floats) /* [rows of the file, I] */                       \
+    FIELD(const int64_t *, row_order) /* [O]: the file's row of each output, or NULL */ \
+    FIELD(void *, panels)                                                         \
+    FIELD(int64_t, type) /* enum float_type */                                    \
+    FIELD(int64_t, num_in)                                                        \
+    FIELD(int64_t, num_out)
+SHARED_STRUCT(floats_pack_call, FLOATS_PACK_CALL);
+EXPORT_LAYOUT(floats_pack_call, FLOATS_PACK_CALL)
+
+static void pack_output(const struct floats_pack_call *call, int64_t out, struct panel_block *panel) {
+    int64_t start = (call->row_order ? call->row_order[out] : out) * call->num_in;
+    for (int64_t block = 0; block < count_blocks(call->num_in); block++) {
+        float weights[BLOCK];
+        int64_t size = smaller(call->num_in - block * BLOCK, BLOCK);
+        read_floats(call->floats, call->type, start + block * BLOCK, size, weights);
+        pack_block(weights, size, panel + block, out % PANEL);
+    }
+}
+
+static void pack_panel(const void *argument, int64_t p, int thread) {
+    (void)thread;
+    const struct floats_pack_call *call = argument;
+    struct panel_block *panel = (struct panel_block *)call->panels + p * count_blocks(call->num_in);
+    int64_t end = smaller((p + 1) * PANEL, call->num_out);
+    memset(panel, 0, panel_bytes(&hadamard_int8_format, call->num_in));
+    for (int64_t out = p * PANEL; out < end; out++) pack_output(call, out, panel);
+}
+
+/* Pack a matrix, on all threads. In the last panel, outputs beyond O have a scale of zero, and their sums are not used. */
+EXPORT void pack_floats(const struct floats_pack_call *call) {
+    run_chunks(pack_panel, call, divide_up(call->num_out, PANEL));
 }

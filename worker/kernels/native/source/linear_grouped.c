@@ -89,9 +89,8 @@ EXPORT void pack_grouped(const struct grouped_pack_call *call) {
     run_chunks(pack_panel, call, divide_up(call->num_out, PANEL));
 }
 
-/* Compute the weights of output o, as floats with the bits of dequantize.py. */
-EXPORT void unpack_grouped_row(const struct linear_format *format, const uint8_t *panels, int64_t o, int64_t num_in,
-                               float *weights) {
+void unpack_grouped_row(const struct linear_format *format, const uint8_t *panels, int64_t o, int64_t num_in,
+                        float *weights) {
     const struct grouped_format *grouped = format->grouped;
     const uint8_t *panel = panels + o / PANEL * panel_bytes(format, num_in);
     for (int64_t span = 0; span < num_in / grouped->span; span++)
