@@ -14,7 +14,7 @@ from bench.quality.measure import measure
 from bench.quality.perplexity import perplexity_of
 from bench.quality.report import Report, markdown, write
 from bench.quality.served import ScoredServer
-from bench.quality.text import TEXT, spread, windows
+from bench.quality.text import TEXT, beginnings, spread, windows
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
 from pagoda.models.pull import open_puller
@@ -66,9 +66,11 @@ def main(
 def _report(model: Model, modes: list[str], considered: bool, text: Path, max_windows: int | None) -> Report:
     tokenizer = Tokenizer.load(model)
     bos_token_id = tokenizer.bos_token_id if tokenizer.add_bos else None
-    cut = spread(windows(tokenizer.encode(text.read_text()), bos_token_id), max_windows)
+    written = text.read_text()
+    cut = spread(windows(tokenizer.encode(written), bos_token_id), max_windows)
+    begun = beginnings(written, tokenizer.encode, bos_token_id)
     kernels = {mode: _kernels(*mode.split("/")) for mode in modes}
-    measured = measure(model, cut, kernels, {**LLAMA_CPP, **(CONSIDERED if considered else {})})
+    measured = measure(model, cut, begun, kernels, {**LLAMA_CPP, **(CONSIDERED if considered else {})})
     num_modes = 1 + len(modes) + len(LLAMA_CPP)
     return Report(
         model=model.name,

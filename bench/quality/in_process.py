@@ -27,15 +27,20 @@ class WindowModel:
 
     def logprobs(self, window: Sequence[int]) -> torch.Tensor:
         """Return log-probabilities [tokens - 1, V]: row i is the distribution of token i + 1."""
-        size = len(window)
+        return self.logprobs_of_each([window])
+
+    def logprobs_of_each(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the log-probabilities of several texts of the same length, one after the other, each computed alone."""
+        size, num_pages = len(texts[0]), -(-len(texts[0]) // PAGE_SIZE)
+        count, places = len(texts), torch.arange(size)
         batch = StepBatch(
-            token_ids_T=torch.tensor(window),
-            positions_T=torch.arange(size),
-            slots_T=torch.arange(size),
-            query_starts=(0, size),
-            context_lens=(size,),
-            block_tables_SB=torch.arange(-(-size // PAGE_SIZE))[None],
-            sample_rows_R=torch.arange(size - 1),
+            token_ids_T=torch.tensor([token_id for text in texts for token_id in text]),
+            positions_T=places.repeat(count),
+            slots_T=torch.cat([places + number * num_pages * PAGE_SIZE for number in range(count)]),
+            query_starts=tuple(range(0, (count + 1) * size, size)),
+            context_lens=(size,) * count,
+            block_tables_SB=torch.arange(count * num_pages).view(count, num_pages),
+            sample_rows_R=torch.cat([places[:-1] + number * size for number in range(count)]),
         )
         return self._decoder.forward(batch, self._kv).log_softmax(dim=-1)
 
@@ -47,6 +52,6 @@ class EmulatedModel:
         self._kernels = EmulatedKernels()
         self._model = WindowModel(model, self._kernels)
 
-    def logprobs(self, number_format: Format, window: Sequence[int]) -> torch.Tensor:
+    def logprobs_of_each(self, number_format: Format, texts: Sequence[Sequence[int]]) -> torch.Tensor:
         self._kernels.format = number_format
-        return self._model.logprobs(window)
+        return self._model.logprobs_of_each(texts)

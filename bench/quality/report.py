@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.quality.comparison import Quality
-from bench.quality.text import TEXT, WINDOW
+from bench.quality.text import BEGINNING, TEXT, WINDOW
 from bench.report import machine, wrap_prose
 
-COLUMNS = "| perplexity | change from float32 | mean KL | same best token | second halves |"
-RULE = "|---|---|---|---|---|---|"
+COLUMNS = "| perplexity | change from float32 | mean KL | ten worst KL | largest KL | same best token | second halves |"
+RULE = "|---|---|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,8 @@ def markdown(report: Report) -> str:
         wrap_prose(
             f"`{_command()}` scored {num_tokens:,} tokens of {TEXT.name} in windows of {WINDOW}: all tokens except each "
             "window's first. float32 computes with the file's unchanged weights. KL is the divergence "
-            "KL(float32 ‖ mode), in nats per token. ± is one standard error, from the spread over the windows. The "
+            "KL(float32 ‖ mode), in nats per token; the ten worst positions, of these windows and of 16 beginnings of "
+            f"{BEGINNING} tokens, show the worst case. ± is one standard error, from the spread over the windows. The "
             "last column scores only tokens with at least half a window before them, as llama-perplexity does."
         ),
         _table("mode", report.modes, report.llama_perplexity),
@@ -61,14 +62,15 @@ def write(report: Report, path: Path) -> None:
 
 def _table(title: str, rows: Sequence[Quality], llama_perplexity: dict[str, float]) -> str:
     lines = [f"| {title} {COLUMNS}", RULE, *map(_row, rows)]
-    lines += [f"| llama.cpp itself, {kind} | | | | | {value:.3f} |" for kind, value in llama_perplexity.items()]
+    lines += [f"| llama.cpp itself, {kind} | | | | | | | {value:.3f} |" for kind, value in llama_perplexity.items()]
     return "\n".join(lines)
 
 
 def _row(quality: Quality) -> str:
     change = f"{quality.perplexity_change:+.2%} ± {quality.perplexity_change_error:.2%}"
     return (
-        f"| {quality.name} | {quality.perplexity:.3f} | {change} | {quality.mean_kl:.4f} | {quality.top1:.1%}"
+        f"| {quality.name} | {quality.perplexity:.3f} | {change} | {quality.mean_kl:.4f}"
+        f" | {quality.ten_largest_kl:.4f} | {quality.largest_kl:.4f} | {quality.top1:.1%}"
         f" | {quality.perplexity_second_half:.3f} |"
     )
 

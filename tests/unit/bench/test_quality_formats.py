@@ -69,7 +69,7 @@ def test_a_rotation_changes_nothing_by_itself_and_spreads_an_outlier() -> None:
 
 def test_exact_is_the_reference_bit_for_bit(model: Model) -> None:
     expected = WindowModel(model, ReferenceKernels()).logprobs(WINDOWS[0])
-    assert torch.equal(EmulatedModel(model).logprobs(EXACT, WINDOWS[0]), expected)
+    assert torch.equal(EmulatedModel(model).logprobs_of_each(EXACT, WINDOWS[:1]), expected)
 
 
 def random_weight(grouped: bool) -> AnyWeight:
@@ -97,11 +97,20 @@ def test_a_linear_of_the_integer_mode_is_emulated_up_to_the_rounding_of_sums(nam
 def test_each_part_of_a_format_takes_effect(field: str, model: Model) -> None:
     coarse: dict[str, Rounding] = {field: integers(3)}
     emulated = EmulatedModel(model)
-    assert not torch.equal(emulated.logprobs(Format(**coarse), WINDOWS[0]), emulated.logprobs(EXACT, WINDOWS[0]))
+    assert not torch.equal(
+        emulated.logprobs_of_each(Format(**coarse), WINDOWS[:1]), emulated.logprobs_of_each(EXACT, WINDOWS[:1])
+    )
 
 
 def test_all_are_measured_beside_float32_in_order(model: Model) -> None:
-    qualities = measure(model, WINDOWS, {"integer": IntegerKernels()}, LLAMA_CPP)
+    qualities = measure(model, WINDOWS, [WINDOWS[0][:32], WINDOWS[1][:32]], {"integer": IntegerKernels()}, LLAMA_CPP)
     assert [quality.name for quality in qualities] == [FLOAT32, "integer", *LLAMA_CPP]
     assert qualities[0].mean_kl == 0
     assert all(0 < quality.mean_kl < 0.1 for quality in qualities[1:])
+    assert all(quality.mean_kl < quality.ten_largest_kl < quality.largest_kl for quality in qualities[1:])
+
+
+def test_texts_are_computed_alone(model: Model) -> None:
+    window_model = WindowModel(model, IntegerKernels())
+    alone = [window_model.logprobs(window[:20]).clone() for window in WINDOWS]
+    assert torch.equal(window_model.logprobs_of_each([window[:20] for window in WINDOWS]), torch.cat(alone))

@@ -7,7 +7,7 @@ import torch
 
 from bench.quality.comparison import Tally
 from bench.quality.perplexity import perplexity_of
-from bench.quality.text import TEXT, WINDOW, spread, windows
+from bench.quality.text import BEGINNING, OUTLIER, TEXT, WINDOW, beginnings, spread, windows
 
 MAX_TEXT_BYTES = 60_000
 
@@ -70,3 +70,24 @@ def test_losses_are_against_float32() -> None:
     assert quality.mean_kl == pytest.approx((0.5 * math.log(2) - 0.25 * math.log(2)) / 2)
     assert quality.perplexity_change == pytest.approx(math.sqrt(2) - 1)
     assert quality.perplexity_change_error == pytest.approx(math.log(2) / 2)
+
+
+def test_the_worst_positions_are_those_of_windows_and_beginnings() -> None:
+    filled = tally([[0.5, 0.5]] * 2, [[0.5, 0.5]] * 2, [0, 0])
+    row = torch.tensor([[0.25, 0.75]]).log()
+    for _ in range(5):
+        filled.add_divergence(row, torch.tensor([[0.5, 0.5]]).log())
+    quality = filled.quality()
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert quality.largest_kl == pytest.approx(expected)
+    assert quality.ten_largest_kl == pytest.approx(expected * 5 / 9)
+    assert quality.mean_kl == 0
+
+
+def test_beginnings_are_those_of_sentences() -> None:
+    text = "One sentence that is long enough. " * 100
+    cut = beginnings(text, lambda part: list(part.encode()), 0, wanted=4)
+    assert [bytes(ids[1:]).decode() for ids in cut] == [
+        OUTLIER[: BEGINNING - 1],
+        *["One sentence that is long enough. "[: BEGINNING - 1]] * 3,
+    ]
