@@ -41,6 +41,7 @@ def write_tiny_gguf(
     num_heads: int = 4,
     num_kv_heads: int = 2,
     intermediate_size: int = 128,
+    num_experts: int = 0,
     max_position: int = 512,
     merges: Sequence[str] = (),
     more_control_tokens: Sequence[str] = (),
@@ -56,6 +57,8 @@ def write_tiny_gguf(
     """Write the file and return its path. `weight_type` is GGML's format of the matrices.
 
     Each merge ("h e") adds a token after the control tokens, the first of which are CONTROL_TOKENS.
+
+    With `num_experts` the model is a mixture of so many experts, of which two compute for a token, as Mixtral's.
 
     `sampling` is written as `general.sampling.*`: whole numbers as int32, other numbers as float32.
 
@@ -76,6 +79,9 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(hidden_size // num_heads)
+    if num_experts:
+        writer.add_expert_count(num_experts)
+        writer.add_expert_used_count(2)
     vocab_size = _add_vocabulary(writer, merges, (*CONTROL_TOKENS, *more_control_tokens))
     if chat_template is not None:
         writer.add_chat_template(chat_template)
@@ -83,7 +89,8 @@ def write_tiny_gguf(
         _ADD[type(value)](writer, f"general.sampling.{name}", value)
 
     kv_size = hidden_size // num_heads * num_kv_heads
-    shapes = {"token_embd": (vocab_size, hidden_size)}
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (vocab_size, hidden_size)}
+    stack, suffix = ((num_experts,), "_exps") if num_experts else ((), "")
     if not tie_word_embeddings:
         shapes["output"] = (vocab_size, hidden_size)
     for layer in range(num_layers):
@@ -92,10 +99,12 @@ def write_tiny_gguf(
             f"blk.{layer}.attn_k": (kv_size, hidden_size),
             f"blk.{layer}.attn_v": (kv_size, hidden_size),
             f"blk.{layer}.attn_output": (hidden_size, hidden_size),
-            f"blk.{layer}.ffn_gate": (intermediate_size, hidden_size),
-            f"blk.{layer}.ffn_up": (intermediate_size, hidden_size),
-            f"blk.{layer}.ffn_down": (hidden_size, intermediate_size),
+            f"blk.{layer}.ffn_gate{suffix}": (*stack, intermediate_size, hidden_size),
+            f"blk.{layer}.ffn_up{suffix}": (*stack, intermediate_size, hidden_size),
+            f"blk.{layer}.ffn_down{suffix}": (*stack, hidden_size, intermediate_size),
         }
+        if num_experts:
+            shapes |= {f"blk.{layer}.ffn_gate_inp": (num_experts, hidden_size)}
     _add_matrices(writer, shapes, weight_type, np.random.default_rng(seed))
     norms = [f"blk.{layer}.{norm}" for layer in range(num_layers) for norm in ("attn_norm", "ffn_norm")]
     for name in (*norms, "output_norm"):
@@ -130,10 +139,10 @@ def _add_vocabulary(writer: gguf.GGUFWriter, merges: Sequence[str], control_toke
 
 
 def _add_matrices(
-    writer: gguf.GGUFWriter, shapes: dict[str, tuple[int, int]], weight_type: str, generator: np.random.Generator
+    writer: gguf.GGUFWriter, shapes: Mapping[str, tuple[int, ...]], weight_type: str, generator: np.random.Generator
 ) -> None:
     """Add random matrices whose scale keeps the size of activations from layer to layer, so that logits vary."""
     storage = gguf.GGMLQuantizationType[weight_type]
     for name, shape in shapes.items():
-        matrix = generator.standard_normal(shape, dtype=np.float32) / np.sqrt(np.float32(shape[1]))
+        matrix = generator.standard_normal(shape, dtype=np.float32) / np.sqrt(np.float32(shape[-1]))
         writer.add_tensor(f"{name}.weight", gguf.quantize(matrix, storage), raw_dtype=storage)

@@ -235,15 +235,28 @@ def strangers(count: int) -> list[InferenceRequest]:
     ]
 
 
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> DecoderModel:
-    home = tmp_path_factory.mktemp("home")
-    path = write_tiny_gguf(home / "tiny.gguf", seed=5)
-    return load_model(ModelStore(home).get(str(path)), select_kernels("integer", "cpu"))
+CASES = {name: (0, wrap) for name, wrap in EXECUTORS.items()} | {"experts": (6, plain)}
+"""The number of the model's experts, 0 for a dense model, and the kind of executor."""
 
 
 @pytest.fixture(scope="module")
-def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
+def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, DecoderModel]:
+    """Return a model for each number of experts."""
+    home, kernels = tmp_path_factory.mktemp("home"), select_kernels("integer", "cpu")
+    return {
+        number: load_model(
+            ModelStore(home).get(str(write_tiny_gguf(home / f"{number}.gguf", seed=5, num_experts=number))), kernels
+        )
+        for number in (0, 6)
+    }
+
+
+@pytest.fixture(scope="module")
+def answers_alone(decoders: dict[int, DecoderModel]) -> dict[int, dict[tuple[str, int], Answer]]:
+    return {number: _ask_alone(decoder) for number, decoder in decoders.items()}
+
+
+def _ask_alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
     """Return the answers of questions that each have a system of their own."""
     answers: dict[tuple[str, int], Answer] = {}
     for name in SAMPLINGS:
@@ -252,6 +265,20 @@ def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
         "only greedy samples agree"
     )
     return answers
+
+
+@pytest.fixture(params=list(CASES.values()), ids=list(CASES))
+def case(request: pytest.FixtureRequest) -> tuple[int, Wrap]:
+    number_and_wrap: tuple[int, Wrap] = request.param
+    return number_and_wrap
+
+
+@pytest.fixture
+def alone(
+    case: tuple[int, Wrap], answers_alone: dict[int, dict[tuple[str, int], Answer]]
+) -> dict[tuple[str, int], Answer]:
+    """Return the answers that each question has alone."""
+    return answers_alone[case[0]]
 
 
 def test_the_answers_alone_are_constrained(alone: dict[tuple[str, int], Answer]) -> None:
@@ -266,11 +293,14 @@ def test_the_answers_alone_are_constrained(alone: dict[tuple[str, int], Answer])
         assert calls and len(calls) >= ends["called", index].count(b"!") - 1
 
 
-@pytest.fixture(params=list(EXECUTORS.values()), ids=list(EXECUTORS))
-def in_company(request: pytest.FixtureRequest, decoder: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> MakeSystem:
+@pytest.fixture
+def in_company(
+    case: tuple[int, Wrap], decoders: dict[int, DecoderModel], monkeypatch: pytest.MonkeyPatch
+) -> MakeSystem:
     """Return a function that makes a system whose worker has this kind of executor. All steps may bring several tokens."""
     monkeypatch.setattr(decode_promises, "MOST_DECODES", 1000)
-    return partial(System, decoder, request.param)
+    num_experts, wrap = case
+    return partial(System, decoders[num_experts], wrap)
 
 
 def assert_same(given: dict[tuple[str, int], Answer], alone: dict[tuple[str, int], Answer], *names: str) -> None:
