@@ -22,6 +22,8 @@
 SHARED_STRUCT(route_call, ROUTE_CALL);
 EXPORT_LAYOUT(route_call, ROUTE_CALL)
 
+enum { TOKENS_AT_ONCE = 4, AT_ONCE = 8 };
+
 static void round_inputs(const void *argument, int64_t first, int64_t end) {
     const struct route_call *call = argument;
     for (int64_t token = first; token < end; token++) {
@@ -33,24 +35,52 @@ static void round_inputs(const void *argument, int64_t first, int64_t end) {
     }
 }
 
-/* Sums of products of integers are exact in any order. */
-static double multiply(const double *x, const float *weights, int64_t size) {
-    double sums[8] = {0};
-    int64_t i = 0;
-    for (; i + 8 <= size; i += 8)
-        for (int j = 0; j < 8; j++) sums[j] += x[i + j] * weights[i + j];
-    for (; i < size; i++) sums[0] += x[i] * weights[i];
-    double sum = 0;
-    for (int j = 0; j < 8; j++) sum += sums[j];
-    return sum;
+struct score_job {
+    const struct route_call *call;
+    int64_t num_tokens;
+};
+
+typedef float some_floats __attribute__((vector_size(4 * AT_ONCE)));
+typedef double some_doubles __attribute__((vector_size(8 * AT_ONCE)));
+
+INLINE some_doubles load_widened(const float *x) {
+    some_floats lanes;
+    memcpy(&lanes, x, sizeof lanes);
+    return __builtin_convertvector(lanes, some_doubles);
+}
+
+/* Multiply a row of the router with up to TOKENS_AT_ONCE tokens. Sums of products of integers are exact in any order. */
+INLINE void multiply(const struct route_call *call, int64_t token, int64_t row, int num_tokens) {
+    int64_t size = call->size, whole = size / AT_ONCE * AT_ONCE;
+    const double *x = call->rows + token * (size + 1);
+    const float *weights = call->router + row * size;
+    some_doubles sums[TOKENS_AT_ONCE] = {{0}};
+    for (int64_t i = 0; i < whole; i += AT_ONCE) {
+        some_doubles w = load_widened(weights + i), inputs;
+        for (int t = 0; t < num_tokens; t++) {
+            memcpy(&inputs, x + t * (size + 1) + i, sizeof inputs);
+            sums[t] += inputs * w;
+        }
+    }
+    for (int t = 0; t < num_tokens; t++) {
+        const double *inputs = x + t * (size + 1);
+        double sum = 0;
+        for (int lane = 0; lane < AT_ONCE; lane++) sum += sums[t][lane];
+        for (int64_t i = whole; i < size; i++) sum += inputs[i] * weights[i];
+        call->y[(token + t) * call->num_rows + row] = (float)(sum * inputs[size] * call->scales[row]);
+    }
 }
 
 static void score_experts(const void *argument, int64_t first, int64_t end) {
-    const struct route_call *call = argument;
+    const struct score_job *job = argument;
     for (int64_t i = first; i < end; i++) {
-        int64_t token = i / call->num_rows, row = i % call->num_rows;
-        const double *x = call->rows + token * (call->size + 1);
-        call->y[i] = (float)(multiply(x, call->router + row * call->size, call->size) * x[call->size] * call->scales[row]);
+        int64_t token = i / job->call->num_rows * TOKENS_AT_ONCE, row = i % job->call->num_rows;
+        switch (job->num_tokens - token) {
+            case 1: multiply(job->call, token, row, 1); break;
+            case 2: multiply(job->call, token, row, 2); break;
+            case 3: multiply(job->call, token, row, 3); break;
+            default: multiply(job->call, token, row, TOKENS_AT_ONCE);
+        }
     }
 }
 
@@ -87,6 +117,8 @@ static void weigh_rows(const void *argument, int64_t first, int64_t end) {
 
 EXPORT void route(const struct route_call *call, int64_t num_tokens) {
     run_rows(round_inputs, call, num_tokens, call->size);
-    run_rows(score_experts, call, num_tokens * call->num_rows, call->size);
+    struct score_job job = {call, num_tokens};
+    int64_t num_groups = (num_tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
+    run_rows(score_experts, &job, num_groups * call->num_rows, TOKENS_AT_ONCE * call->size);
     run_rows(weigh_rows, call, num_tokens, call->num_rows * call->num_used);
 }
