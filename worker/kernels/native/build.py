@@ -15,7 +15,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from pagoda.process.resources import usable_cores
 
 SOURCE_DIRECTORY = Path(__file__).parent / "source"
 LIBRARY_NAME = "kernels.so"
@@ -32,7 +35,6 @@ FLAGS = (
     "-fno-sanitize=all",
     "-fvisibility=hidden",
     "-fPIC",
-    "-shared",
     "-pthread",
 )
 # gcc, clang and Zig share these names; Zig knows neither x86-64-v3 nor flags such as -mno-avx512f.
@@ -90,13 +92,21 @@ def library_key(compiler: Sequence[str], command: Sequence[str]) -> str:
 
 
 def compile_library(command: Sequence[str], library: Path) -> None:
-    """Compile into a temporary file and rename it, so that another process never finds an incomplete library."""
+    """Compile on all cores, into a temporary file, and rename it, so that another process never finds an incomplete library."""
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
             unfinished = Path(temporary) / LIBRARY_NAME
-            sources = map(str, sorted(SOURCE_DIRECTORY.glob("*.c")))
-            _run([*command, *sources, "-o", str(unfinished), *LIBRARIES])
+            sources = sorted(SOURCE_DIRECTORY.glob("*.c"))
+            objects = [str(Path(temporary) / f"{source.stem}.o") for source in sources]
+            with ThreadPoolExecutor(usable_cores()) as threads:
+                compiled = (
+                    threads.submit(_run, [*command, "-c", str(source), "-o", unlinked])
+                    for source, unlinked in zip(sources, objects, strict=True)
+                )
+                for each in list(compiled):
+                    each.result()
+            _run([*command, "-shared", *objects, "-o", str(unfinished), *LIBRARIES])
             unfinished.replace(library)
     except OSError as error:
         raise BuildError(f"cannot write {library}: {error.strerror or error}") from error

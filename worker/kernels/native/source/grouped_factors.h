@@ -45,17 +45,23 @@ INLINE int64_t factor_bytes(enum factors kind) {
 INLINE int64_t integer_factors(enum factors kind) { return (has_minimum(kind) ? 2 : 1) * PANEL * sizeof(uint16_t); }
 
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef int8_t small_ints __attribute__((vector_size(LANES)));
 
 INLINE ints load_ints(const uint8_t *x) {
     ints lanes;
     memcpy(&lanes, x, sizeof lanes);
     return lanes;
 }
+/* Load signed bytes. GCC 12 converts vectors of bytes one element at a time. */
 INLINE ints load_small_ints(const uint8_t *x) {
-    small_ints lanes;
-    memcpy(&lanes, x, sizeof lanes);
-    return __builtin_convertvector(lanes, ints);
+#if LANES == 16
+    return (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)x));
+#elif defined(__AVX2__)
+    return (ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)x));
+#else
+    ints lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = (int8_t)x[i];
+    return lanes;
+#endif
 }
 INLINE floats ints_to_floats(ints x) { return __builtin_convertvector(x, floats); }
 
