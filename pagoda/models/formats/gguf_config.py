@@ -11,6 +11,7 @@ from typing import Any
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
+from pagoda.models.formats.families.missing import unsupported
 from pagoda.models.formats.families.tables import GGUF_FAMILIES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.gguf_rope import FACTOR_TENSORS, read_rope_scaling
@@ -67,8 +68,7 @@ def read_config(file: GGUFFile) -> ModelConfig:
     named = metadata.get("general.architecture")
     architecture = WITH_VISION.get(named, named) if isinstance(named, str) else named
     if not isinstance(architecture, str) or architecture not in GGUF_FAMILIES:
-        known = ", ".join([*GGUF_FAMILIES, *WITH_VISION])
-        raise ModelFormatError(f"architecture {named!r} is not supported (supported in GGUF: {known})")
+        raise unsupported(named, "in GGUF", [*GGUF_FAMILIES, *WITH_VISION])
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelFormatError("the file has no two-dimensional tensor 'token_embd.weight'")

@@ -11,6 +11,7 @@ from typing import Any
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import config_values as values
 from pagoda.models.formats.families.family import Family
+from pagoda.models.formats.families.missing import unsupported
 from pagoda.models.formats.families.tables import HF_FAMILIES
 from pagoda.models.formats.hf_rope import read_rope
 from pagoda.models.formats.quantization.config import quantization_of
@@ -84,7 +85,5 @@ def _family(config: Mapping[str, Any]) -> Family:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in HF_FAMILIES:
-        raise ModelFormatError(
-            f"architecture {name!r} is not supported (supported for Hugging Face: {', '.join([*HF_FAMILIES, *WRAPPERS])})"
-        )
+        raise unsupported(name, "for Hugging Face", [*HF_FAMILIES, *WRAPPERS])
     return HF_FAMILIES[name]

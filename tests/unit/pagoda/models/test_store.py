@@ -112,7 +112,9 @@ def test_an_unchanged_file_is_hashed_once(tmp_path: Path) -> None:
 
 def test_unknown_architectures_are_named(store: ModelStore, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", architecture="mamba")
-    with pytest.raises(ModelFormatError, match=r"m\.gguf: architecture 'mamba' is not supported \(supported .*llama"):
+    with pytest.raises(
+        ModelFormatError, match=r"m\.gguf: architecture 'mamba' .*: it needs Mamba layers .* \(supported .*llama"
+    ):
         store.get(str(path))
 
 

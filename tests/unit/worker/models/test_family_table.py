@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
+import gguf
+import transformers
+
+from pagoda.models.formats.families.missing import NEEDS
 from pagoda.models.formats.families.tables import GGUF_FAMILIES, HF_FAMILIES, TENSORS
+from pagoda.models.formats.text_part import WRAPPERS
 from pagoda.text.pre_tokenizers import PRE_TOKENIZERS
 from worker.models.families import FAMILIES
 
@@ -34,3 +39,9 @@ def test_a_class_stands_beside_its_architecture() -> None:
 
 def test_the_vocabularies_are_known() -> None:
     assert {name for row in ROWS for name in row["pre"]} <= set(PRE_TOKENIZERS)
+
+
+def test_what_a_model_needs_is_said_of_models_that_are_refused() -> None:
+    supported = HF_FAMILIES.keys() | GGUF_FAMILIES.keys() | WRAPPERS.keys()
+    assert not NEEDS.keys() & supported
+    assert {name for name in NEEDS if not hasattr(transformers, name)} <= set(gguf.MODEL_ARCH_NAMES.values())

@@ -18,6 +18,7 @@ FORMATS = Path(families.__file__).parents[1]
 OURS = set(re.findall(r'"(\w+)"', "\n".join(path.read_text() for path in FORMATS.rglob("*.py"))))
 WITHOUT_EFFECT = {
     *("attention_dropout", "resid_pdrop", "residual_dropout", "initializer_range", "router_aux_loss_coef"),  # training
+    "router_jitter_noise",  # training
     *("use_cache", "output_router_logits", "pad_token_id", "get_text_config"),  # how a caller uses the class
     *("image_token_id", "mm_tokens_per_image", "vision_config"),  # images
     *("num_experts_per_tok", "time_step_limit"),  # of layers that are refused

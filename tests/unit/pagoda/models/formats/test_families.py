@@ -310,10 +310,10 @@ def test_refused_by_name(family: str, change: dict[str, Any], message: str, tmp_
 
 
 def test_unknown_class_is_told_the_known(tmp_path: Path) -> None:
-    save_config(tmp_path, "Cohere", pad_token_id=0)
+    save_config(tmp_path, "Nemotron", pad_token_id=0)
     known = ", ".join([*HF_FAMILIES, *WRAPPERS])
     with pytest.raises(
-        ModelFormatError, match=rf"'CohereForCausalLM' is not supported \(supported for Hugging Face: {known}\)"
+        ModelFormatError, match=rf"'NemotronForCausalLM' is not supported \(supported for Hugging Face: {known}\)"
     ):
         hf_config.read_config(tmp_path)
 
@@ -530,8 +530,8 @@ def test_one_number_for_each_layer(tmp_path: Path) -> None:
 
 def test_unknown_architecture_is_told_the_known(tmp_path: Path) -> None:
     known = ", ".join([*GGUF_FAMILIES, *gguf_config.WITH_VISION])
-    with pytest.raises(ModelFormatError, match=rf"'mamba' is not supported \(supported in GGUF: {known}\)"):
-        read_gguf(tmp_path / "m.gguf", "mamba")
+    with pytest.raises(ModelFormatError, match=rf"'xverse' is not supported \(supported in GGUF: {known}\)"):
+        read_gguf(tmp_path / "m.gguf", "xverse")
 
 
 @pytest.mark.parametrize(("file_type", "expected"), [(15, "Q4_K_M"), (999, "F32"), (None, "F32")])
