@@ -168,9 +168,9 @@ def test_unusable_model_is_refused_before_its_download(hub: FakeHub, user: HubUs
 def test_unusable_checkpoint_is_refused_by_its_name(
     hub: FakeHub, user: HubUser, checkpoint: Mapping[str, bytes]
 ) -> None:
-    config = json.loads(checkpoint["config.json"]) | {"quantization_config": {"quant_method": "awq"}}
+    config = json.loads(checkpoint["config.json"]) | {"quantization_config": {"quant_method": "awq", "bits": 3}}
     hub.add("Org/Tiny-AWQ", {**checkpoint, "config.json": json.dumps(config).encode()})
-    with pytest.raises(ModelFormatError, match=r"^Org/Tiny-AWQ: weights quantized with awq"):
+    with pytest.raises(ModelFormatError, match=r"^Org/Tiny-AWQ: weights quantized by AWQ with 3 bits"):
         user.pull("Org/Tiny-AWQ")
 
 
