@@ -7,6 +7,7 @@ from bench.peers.rows import Row
 from bench.peers.serving import Launch
 
 NAME = "Pagoda"
+BYTES_PER_FLOAT = 8.5 / 8
 
 
 def contestants(grounds: Grounds) -> list[Contestant]:
@@ -14,6 +15,6 @@ def contestants(grounds: Grounds) -> list[Contestant]:
         command = (sys.executable, "-P", "-m", "pagoda.cli", "serve", "--model", str(grounds.model.path))
         return Launch(command=command, ready_path="/ready")
 
-    # The default mode keeps four-bit weights, plus their scales, and stores other weights as bytes.
+    # The default mode keeps integers and scales of the file, and stores floats as bytes with scales.
     file_share = grounds.model.size_bytes / grounds.model.num_parameters
-    return [Contestant(name=NAME, bytes_per_weight=min(1.0, file_share), launch=launch, perplexity=served_perplexity)]
+    return [Contestant(name=NAME, bytes_per_weight=min(BYTES_PER_FLOAT, file_share), launch=launch, perplexity=served_perplexity)]
