@@ -17,4 +17,8 @@ def contestants(grounds: Grounds) -> list[Contestant]:
 
     # The default mode keeps integers and scales of the file, and stores floats as bytes with scales.
     file_share = grounds.model.size_bytes / grounds.model.num_parameters
-    return [Contestant(name=NAME, bytes_per_weight=min(BYTES_PER_FLOAT, file_share), launch=launch, perplexity=served_perplexity)]
+    return [
+        Contestant(
+            name=NAME, bytes_per_weight=min(BYTES_PER_FLOAT, file_share), launch=launch, perplexity=served_perplexity
+        )
+    ]
