@@ -65,8 +65,10 @@ EXPORT int64_t attention_scratch_bytes(int64_t num_rows, int64_t num_keys, int64
 
 /* Copy the scales of consecutive keys, from [keys, parts] to [parts, keys] with parts `stride` apart. */
 static void copy_scales(const float *from, int64_t num_keys, int64_t num_parts, int64_t stride, float *restrict to) {
-    for (int64_t part = 0; part < num_parts; part++)
-        for (int64_t j = 0; j < num_keys; j++) to[part * stride + j] = from[j * num_parts + part];
+    if (num_parts == 1) memcpy(to, from, num_keys * sizeof(float));
+    else
+        for (int64_t part = 0; part < num_parts; part++)
+            for (int64_t j = 0; j < num_keys; j++) to[part * stride + j] = from[j * num_parts + part];
 }
 
 static void find_keys(const struct attention_call *call, const int64_t *table, int64_t kv_head, int bytes,
