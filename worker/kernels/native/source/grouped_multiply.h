@@ -10,6 +10,13 @@
    long (Q4_K, of 1,536 inputs). */
 enum { PREFETCHED_BYTES = 8192, CACHE_LINE = 64 };
 
+/* Without vectors of the processor's own, unrolled code takes three times as long to compile and is no faster. */
+#if LANES == 16 || defined(__AVX2__)
+enum { UNROLLED_STEPS = 8 };
+#else
+enum { UNROLLED_STEPS = 1 };
+#endif
+
 /* A format: the value of a weight is scale * (integer - offset) + minimum. */
 struct kind {
     enum integers integers;
@@ -90,7 +97,7 @@ INLINE void sum_group(struct kind kind, const uint8_t *block, const uint8_t *ahe
         int32_t sum = steps == STEPS ? x->sum : x->half_sums[first_step / steps];
         for (int v = 0; v < VECTORS; v++) sums[row][v] = offset ? repeat_sum(-offset * sum) : zeros();
     }
-#pragma GCC unroll 8
+#pragma GCC unroll UNROLLED_STEPS
     for (int step = 0; step < steps; step++) {
         vector weights[VECTORS];
         prefetch_step(kind, ahead, first_step + step);
