@@ -50,6 +50,8 @@ class WorkerSettings(TierSettings):
     """Memory for keys and values, such as 512MiB. On a processor it is taken as it is used. Default: a quarter of the memory that
     is available beside the weights, on a processor at most 4 GB or a tenth of it, and enough for one sequence of full length if
     half of it is."""
+    packed_cache: ByteSize = Field(default=ByteSize(20_000_000_000), ge=0)
+    """Maximum size of the packed weights kept below HOME/packed, so that a second start of a model is faster; 0 keeps none."""
     workers_on_machine: int = Field(default=1, ge=1)
     """Number of workers that share this machine's memory. The default of `kv_memory` is divided among them."""
     check_memory: bool = True

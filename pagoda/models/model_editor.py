@@ -19,7 +19,7 @@ from typing import Any
 from pagoda.models.blobs import BlobStore
 from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.digest import write_atomically
-from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelOwnerError
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelOwnerError
 from pagoda.models.foreign_files import ForeignFiles, ForeignPlace
 from pagoda.models.formats.description import describe, files_to_copy
 from pagoda.models.formats.gguf_parts import PartName, missing_part
@@ -28,6 +28,7 @@ from pagoda.models.layout import MANIFEST, remove_if_empty
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.names import normalize_name
+from pagoda.models.packed_weights import remove_packed
 from pagoda.models.scratch import Scratch, put_in_place, writing
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.source import Fetched
@@ -64,12 +65,22 @@ class ModelEditor:
     def delete(self, name: str) -> None:
         """Delete a model, also a damaged one, but no files that stay where they are."""
         self.check_deletable(name)
+        digest = self._digest(name)
         with writing("change"), self._scratch.directory() as scratch, self._layout.changing():
             self._layout.move_old_directories()
             directory = self.check_deletable(name).parent
             os.rename(directory, scratch / "old")
             remove_if_empty(directory.parent)  # it may have other tags
             self._forget(scratch / "old")
+        if digest not in {model.digest for model in self._store.list()}:
+            remove_packed(self._layout.models.parent, digest)
+
+    def _digest(self, name: str) -> str:
+        """Return the model's digest; an empty string for a damaged model."""
+        try:
+            return self.get(name).digest
+        except ModelError:
+            return ""
 
     def check_deletable(self, name: str) -> Path:
         """Return the model's manifest. Raises ModelNotFoundError, or ModelOwnerError for a model of an Ollama installation."""

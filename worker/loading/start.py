@@ -26,6 +26,7 @@ from worker.kv_memory import (
 from worker.layers.rope import dependence_on_length
 from worker.loading.local_models import LocalModels
 from worker.loading.memory_check import check_memory
+from worker.loading.packed_cache import PackedCache
 from worker.models.decoder import DecoderModel
 from worker.models.families import UnsupportedArchitectureError, load_model
 from worker.settings import WorkerSettings
@@ -36,6 +37,8 @@ from worker.steps.host_executor import HostExecutor
 from worker.weights.checkpoint import OnProgress, WeightsError
 from worker.weights.dequantize import UnsupportedTypeError
 
+PACKED_CACHE = PackedCache()
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,6 +47,7 @@ def load_worker(settings: WorkerSettings, model: Model, on_progress: OnProgress 
 
     Raises StartError, with a message for the user; DeviceLostError if this process can load no model any more.
     """
+    PACKED_CACHE.stop()
     try:
         return _load(settings, model, on_progress)
     except (MemoryError, RuntimeError) as error:
@@ -129,7 +133,8 @@ def _load_decoder(
     started = time.monotonic()
     try:
         check_tensors(model)
-        decoder = load_model(model, kernels, max_model_len, on_progress)
+        with PACKED_CACHE.loading(settings.home, settings.packed_cache, model, kernels):
+            decoder = load_model(model, kernels, max_model_len, on_progress)
     except (ModelFormatError, UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
         raise UnusableModelError(str(error)) from error
     torch.set_num_threads(settings.threads)

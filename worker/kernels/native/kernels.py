@@ -9,6 +9,7 @@ Legend as in step_batch.py.
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -33,6 +34,7 @@ from worker.kernels.native.experts import ExpertTables, join_experts
 from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.mixture_calls import ExpertsCall, RouteCall
 from worker.kernels.native.packing_calls import EmbedCall
+from worker.kernels.native.panel_memory import PanelMemory
 from worker.kernels.native.panels import FLOAT_TYPES, PanelPacker
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
@@ -48,6 +50,19 @@ class NativeIntegerKernels(IntegerKernels):
         self._library = library
         self._launcher: Launcher = Eager(library)
         self._packer = PanelPacker(library)
+
+    @property
+    def library(self) -> ctypes.CDLL:
+        return self._library
+
+    @property
+    def panel_memory(self) -> PanelMemory:
+        return self._packer.memory
+
+    @property
+    def packing_id(self) -> str:
+        """Name the form of packed weights: of the directory of the library, which stands for sources and instructions."""
+        return Path(self._library._name).parent.name
 
     def prepare(self, forward: Forward) -> Forward:
         """Return the step as a replay, which is recorded at the first step over a given KV memory."""

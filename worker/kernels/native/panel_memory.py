@@ -36,17 +36,20 @@ class PanelMemory:
     def __init__(self) -> None:
         self._rest = torch.empty(0, dtype=torch.int8)
         self._known: list[PackedPart] = []
+        self._is_noted = False
         self.parts: list[PackedPart] = []
-        """What was given out since the last `begin`."""
+        """What was given out since `begin`."""
         self.num_packed = 0
         """How many of the parts had to be packed."""
 
     def begin(self, known: Sequence[PackedPart] = ()) -> None:
         """Begin another model. `known` are its parts as an earlier start has packed them."""
         self._known, self.parts, self.num_packed = list(reversed(known)), [], 0
+        self._is_noted = True
 
     def end(self) -> None:
-        self._known, self.parts = [], []
+        """Let go of the model's parts."""
+        self._known, self.parts, self._is_noted = [], [], False
 
     def take(self, num_bytes: int, source: str) -> tuple[torch.Tensor, bool]:
         """Return int8 memory that lives as long as the tensor, and whether it already has the panels of this source.
@@ -58,7 +61,8 @@ class PanelMemory:
         if memory is None:
             memory = self._new(num_bytes)
             self.num_packed += 1
-        self.parts.append(PackedPart(source=source, memory=memory))
+        if self._is_noted:
+            self.parts.append(PackedPart(source=source, memory=memory))
         return memory, is_known
 
     def _take_known(self, num_bytes: int, source: str) -> torch.Tensor | None:

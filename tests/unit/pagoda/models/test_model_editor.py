@@ -11,6 +11,7 @@ from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundErro
 from pagoda.models.model import ModelFormat
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
+from pagoda.models.packed_weights import packed_directory, packed_files, packed_path
 from pagoda.models.store import ModelStore
 from pagoda.models.stored_settings import read_settings
 from tests.fakes.tiny_model import write_tiny_gguf
@@ -151,6 +152,22 @@ def test_only_names_of_the_store(editor: ModelEditor, tiny: Path, name: str) -> 
     for act in (editor.delete, editor.get, lambda name: editor.copy(name, "b")):
         with pytest.raises(ModelNotFoundError):
             act(name)
+
+
+def test_the_packed_weights_of_a_model_are_removed_with_its_last_copy(
+    editor: ModelEditor, store: ModelStore, home: Path, tiny: Path
+) -> None:
+    make(editor, "one", tiny)
+    editor.copy("one", "two")
+    digest = store.get("one").digest
+    ours, other = packed_path(home, digest, "key"), packed_path(home, "0" * 64, "key")
+    packed_directory(home).mkdir()
+    for path in (ours, other):
+        path.write_bytes(b"packed")
+    editor.delete("one")
+    assert ours.exists()
+    editor.delete("two")
+    assert packed_files(home) == [other]
 
 
 def test_a_damaged_model_can_be_deleted(editor: ModelEditor, store: ModelStore, tiny: Path) -> None:
