@@ -35,6 +35,8 @@ class GroupedMatrix:
     integers_GKWO: torch.Tensor
     scale_GKO: torch.Tensor
     minimum_GKO: torch.Tensor | None
+    input_order_I: torch.Tensor | None = None
+    """The inputs in the order of the weights; None if they are in order."""
 
     @property
     def num_bytes(self) -> int:
@@ -48,7 +50,7 @@ class GroupedMatrix:
         return values_GKWT.flatten(0, 2).T.contiguous()
 
 
-def pack_grouped(weight: GroupedWeight) -> GroupedMatrix:
+def pack_grouped(weight: GroupedWeight, input_order_I: torch.Tensor | None = None) -> GroupedMatrix:
     num_out, num_blocks, size = weight.shape[0], weight.shape[1] // BLOCK, weight.group_size
 
     def by_block(factor_OG: torch.Tensor) -> torch.Tensor:
@@ -58,11 +60,14 @@ def pack_grouped(weight: GroupedWeight) -> GroupedMatrix:
         integers_GKWO=weight.integers_OI.view(num_out, num_blocks, -1, size).permute(1, 2, 3, 0).contiguous(),
         scale_GKO=by_block(weight.scale_OG),
         minimum_GKO=None if weight.minimum_OG is None else by_block(weight.minimum_OG),
+        input_order_I=input_order_I,
     )
 
 
 def multiply_grouped(x_TI: torch.Tensor, matrix: GroupedMatrix) -> torch.Tensor:
     num_tokens, (_, groups, size, num_out) = len(x_TI), matrix.integers_GKWO.shape
+    if matrix.input_order_I is not None:
+        x_TI = x_TI.index_select(1, matrix.input_order_I)
     integers_TGB, scale_TG1 = round_rows(x_TI.view(num_tokens, -1, BLOCK), LEVELS)
     integers_TGKW = integers_TGB.view(num_tokens, -1, groups, size)
     offset_TGK = integers_TGKW.sum(dim=-1).mul_(scale_TG1)

@@ -120,8 +120,10 @@ class IntegerKernels:
         return matrix.dequantize(token_ids_T)
 
     def _pack(self, weight: StoredWeight) -> GroupedMatrix | ByteMatrix:
-        unpacked = weight.unpack() if weight.input_order_I is None else weight.dequantize()
-        return pack_grouped(unpacked) if isinstance(unpacked, GroupedWeight) else pack_bytes(unpacked.float())
+        unpacked = weight.unpack()
+        if isinstance(unpacked, GroupedWeight):
+            return pack_grouped(unpacked, weight.input_order_I)
+        return pack_bytes(weight.dequantize())
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)

@@ -35,6 +35,7 @@ class LinearCall(ctypes.Structure):
         ("bias", POINTER),
         ("y", POINTER),
         ("rows", POINTER),
+        ("input_order", POINTER),
         ("num_segments", c_int64),
         ("num_in", c_int64),
         ("num_out", c_int64),

@@ -106,6 +106,7 @@ class NativeIntegerKernels(IntegerKernels):
                 bias=None if weight.bias_O is None else weight.bias_O.data_ptr(),
                 y=y_TO.data_ptr(),
                 rows=self._launcher.scratch("rows", num_tokens, panels.scratch_bytes, torch.uint8).data_ptr(),
+                input_order=None if panels.input_order_I is None else panels.input_order_I.data_ptr(),
                 num_segments=len(panels.segments),
                 num_in=num_in,
                 num_out=weight.num_out,

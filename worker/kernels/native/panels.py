@@ -7,18 +7,17 @@ native form is unpacked some rows at a time.
 import ctypes
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from pagoda.process.resources import usable_cores
 from worker.kernels.native.bindings import LinearSegment, find_byte_format, find_grouped_format
+from worker.kernels.native.blocks import exact_format, stored_blocks, unpacked_format
 from worker.kernels.native.packing_calls import FloatsPackCall, GroupedPackCall
 from worker.kernels.native.panel_memory import PanelMemory, source_name
-from worker.weights.grouped import BLOCK, AnyWeight, GroupedWeight
 from worker.weights.linear_format import FloatFormat, StoredWeight, stored
 
-MOST_IN_FOUR_BITS = 15
 FLOAT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """The numbers of `enum float_type`."""
 VALUES_PER_PASS = 1 << 20
@@ -34,6 +33,8 @@ class Panels:
     memory: Sequence[torch.Tensor]
     scratch_bytes: int
     """Scratch memory for each token."""
+    input_order_I: torch.Tensor | None
+    """The order in which the kernel gathers the inputs, int64; None if they are in order."""
 
     @property
     def num_bytes(self) -> int:
@@ -49,6 +50,7 @@ class Packed:
     memory: torch.Tensor
     shape: tuple[int, int]
     first_out: int
+    input_order_I: torch.Tensor | None
 
 
 class PanelPacker:
@@ -63,8 +65,23 @@ class PanelPacker:
         for weight in weights:
             packed.append(self._pack(weight, first_out))
             first_out += weight.shape[0]
-        alike = ([each for each in packed if (each.format == self._byte_format) is kind] for kind in (True, False))
-        return [self._join(some) for some in alike if some]
+        alike = list[list[Packed]]()
+        for each in packed:
+            some = next((some for some in alike if self._round_alike(some[0], each)), None)
+            if some is None:
+                alike.append([each])
+            else:
+                some.append(each)
+        return [self._join(some) for some in alike]
+
+    def _round_alike(self, first: Packed, second: Packed) -> bool:
+        """Return True if both matrices read the same rounded inputs."""
+        if (first.format == self._byte_format) != (second.format == self._byte_format):
+            return False
+        order_I, other_I = first.input_order_I, second.input_order_I
+        if order_I is None or other_I is None:
+            return order_I is other_I
+        return torch.equal(order_I, other_I)
 
     def keep_floats(self, weight: StoredWeight) -> torch.Tensor:
         """Return a table of floats, in the file's type if the kernels can read it, else in float32."""
@@ -85,7 +102,12 @@ class PanelPacker:
             segment.format, segment.panels = each.format, each.memory.data_ptr()
             segment.first_out, segment.num_out = each.first_out, each.shape[0]
         scratch_bytes = self._library.scratch_bytes(packed[0].format, packed[0].shape[1])
-        return Panels(segments=segments, memory=[each.memory for each in packed], scratch_bytes=scratch_bytes)
+        return Panels(
+            segments=segments,
+            memory=[each.memory for each in packed],
+            scratch_bytes=scratch_bytes,
+            input_order_I=packed[0].input_order_I,
+        )
 
     def _pack(self, weight: StoredWeight, first_out: int) -> Packed:
         num_out, num_in = weight.shape
@@ -99,24 +121,25 @@ class PanelPacker:
                 self._pack_rows(found, weight, memory.data_ptr())
             else:
                 self._pack_unpacked(found, name, weight, memory)
-        return Packed(format=found, memory=memory, shape=weight.shape, first_out=first_out)
+        order_I = None if name is None else weight.input_order_I
+        return Packed(format=found, memory=memory, shape=weight.shape, first_out=first_out, input_order_I=order_I)
 
     def _format_name(self, weight: StoredWeight) -> str | None:
         """Return the name of a grouped format; None for bytes, which floats become."""
         if find_grouped_format(self._library, weight.format.name) is not None:
             return weight.format.name
-        if isinstance(_unpack(weight, 0, 1), torch.Tensor):
+        if isinstance(weight.unpack(0, 1), torch.Tensor):
             return None
-        passes = (_unpack(weight, first, end) for first, end in _passes(weight.shape))
-        return "UNPACKED_4" if all(map(_fits_four_bits, passes)) else "UNPACKED_8"
+        return exact_format(weight) or unpacked_format(weight.unpack(first, end) for first, end in _passes(weight.shape))
 
     def _pack_unpacked(self, found: int, name: str | None, weight: StoredWeight, memory: torch.Tensor) -> None:
         """Pack a weight without a native form, some rows at a time, on all cores."""
 
-        def pack(rows: tuple[int, int]) -> None:
-            first, end = rows
+        def pack(some: tuple[int, int]) -> None:
+            first, end = some
             place = memory.data_ptr() + self._library.panels_bytes(found, first, weight.shape[1])
-            self._pack_rows(found, _as_native(_unpack(weight, first, end)), place)
+            rows = stored(weight.dequantize(first, end)) if name is None else stored_blocks(weight, first, end, name)
+            self._pack_rows(found, rows, place)
 
         with ThreadPoolExecutor(usable_cores()) as threads:
             list(threads.map(pack, _passes(weight.shape)))
@@ -155,37 +178,11 @@ def _passes(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
         yield first, min(first + size, shape[0])
 
 
-def _unpack(weight: StoredWeight, first: int, end: int) -> AnyWeight:
-    """Return rows with their columns in the order of the inputs."""
-    return weight.unpack(first, end) if weight.input_order_I is None else weight.dequantize(first, end)
-
-
 def _floats(weight: StoredWeight) -> torch.Tensor | None:
     """Return the file's floats, in the order of its rows, if the kernels can read them."""
     if not isinstance(weight.format, FloatFormat) or weight.format.dtype not in FLOAT_TYPES:
         return None
     return weight.parts["floats"].contiguous()
-
-
-def _as_native(unpacked: AnyWeight) -> StoredWeight:
-    """Return rows that `_pack_rows` can pack."""
-    if isinstance(unpacked, torch.Tensor):
-        return stored(unpacked.float().contiguous())
-    return replace(stored(unpacked), parts={"blocks": _as_blocks(unpacked)})
-
-
-def _fits_four_bits(weight: AnyWeight) -> bool:
-    assert isinstance(weight, GroupedWeight)
-    return bool(weight.integers_OI.amin() >= 0 and weight.integers_OI.amax() <= MOST_IN_FOUR_BITS)
-
-
-def _as_blocks(weight: GroupedWeight) -> torch.Tensor:
-    """Return blocks of UNPACKED_4 or UNPACKED_8, uint8 [O, G, bytes of a scale, a minimum and integers]."""
-    assert weight.group_size == BLOCK, f"groups of {weight.group_size} inputs have no native form"
-    minimum_OG = torch.zeros_like(weight.scale_OG) if weight.minimum_OG is None else weight.minimum_OG
-    factors_OGF = torch.stack((weight.scale_OG, minimum_OG), dim=-1).view(torch.uint8)
-    integers_OGB = weight.integers_OI.view(torch.uint8).view(*weight.scale_OG.shape, BLOCK)
-    return torch.cat((factors_OGF, integers_OGB), dim=-1)
 
 
 def _address(x: torch.Tensor) -> int:

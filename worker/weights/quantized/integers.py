@@ -32,6 +32,10 @@ class IntegerFormat:
     def name(self) -> str:
         return f"{self.scheme.layout} ({self.scheme.bits} bits)"
 
+    def scales(self, weight: StoredWeight) -> torch.Tensor:
+        """Return the scales of all rows, in the checkpoint's type."""
+        return _SCALES[self.scheme.layout](weight.parts, self.scheme, torch.arange(weight.shape[0]))
+
     def unpack(self, weight: StoredWeight, first: int, end: int) -> AnyWeight:
         rows = torch.arange(first, end) if weight.row_order_O is None else weight.row_order_O[first:end]
         integers_RI, zero_RG, scale_RG = (

@@ -52,6 +52,8 @@ EXPORT void unpack_grouped_row(const struct linear_format *format, const uint8_t
                                float *weights);
 
 extern const struct grouped_format Q4_0, Q4_1, Q4_K, IQ4_NL, IQ4_XS, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Q2_K, Q3_K;
+/* Weights of four bits, with a scale and a zero for each 32, 64 or 128 inputs. */
+extern const struct grouped_format HALF_ZERO_4_32, HALF_ZERO_4_64, HALF_ZERO_4_128, FLOAT_ZERO_4_32;
 /* Any weights of four bits or of bytes, with a scale and a minimum in float32 for each 32 inputs. */
 extern const struct grouped_format UNPACKED_4, UNPACKED_8;
 

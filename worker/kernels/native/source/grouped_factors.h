@@ -14,6 +14,10 @@ enum factors {
     FOUR_BIT_PAIR,  /* for each 16 of 256 inputs four bits of a scale and of a minimum */
     BYTE,           /* for each 32 of 256 inputs a signed byte */
     BYTE_OF_16,     /* for each 16 of 256 inputs */
+    HALF_ZERO_32,   /* a scale in 16 bits for each 32 inputs, and the integer that means zero, a signed byte */
+    HALF_ZERO_64,   /* for each 64 */
+    HALF_ZERO_128,  /* for each 128 */
+    FLOAT_ZERO_32,  /* a scale in 32 bits for each 32 inputs, and a zero */
 };
 
 enum { MOST_GROUPS = 16 };
@@ -22,6 +26,7 @@ enum { MOST_GROUPS = 16 };
 struct file_factors {
     uint16_t d, dmin;
     float scale, minimum;
+    int8_t zero;
     uint8_t scales[MOST_GROUPS], minima[MOST_GROUPS];
 };
 
@@ -30,7 +35,14 @@ struct span_factors {
     float scales[MOST_GROUPS][PANEL], minima[MOST_GROUPS][PANEL];
 } __attribute__((aligned(64)));
 
-INLINE int span_of(enum factors kind) { return kind <= FLOAT_PAIR ? BLOCK : LONGEST_SPAN; }
+INLINE int has_zero(enum factors kind) { return kind >= HALF_ZERO_32; }
+INLINE int span_of(enum factors kind) {
+    if (kind == HALF_ZERO_64) return 64;
+    if (kind == HALF_ZERO_128) return 128;
+    return kind <= FLOAT_PAIR || has_zero(kind) ? BLOCK : LONGEST_SPAN;
+}
+/* Return true if the factors of groups are computed from those of the span. */
+INLINE int are_decoded(enum factors kind) { return kind > FLOAT_PAIR && !has_zero(kind); }
 INLINE int group_of(enum factors kind) {
     return kind == SIX_BITS_OF_16 || kind == FOUR_BIT_PAIR || kind == BYTE_OF_16 ? 16 : 32;
 }
@@ -38,9 +50,11 @@ INLINE int has_minimum(enum factors kind) {
     return kind == HALF_PAIR || kind == FLOAT_PAIR || kind == SIX_BIT_PAIR || kind == FOUR_BIT_PAIR;
 }
 INLINE int64_t factor_bytes(enum factors kind) {
-    static const int64_t bytes[] = {2, 4, 8, 4 + 12, 2 + 12, 4 + 16, 2 + 8, 2 + 16};
+    static const int64_t bytes[] = {2, 4, 8, 4 + 12, 2 + 12, 4 + 16, 2 + 8, 2 + 16, 2 + 1, 2 + 1, 2 + 1, 4 + 1};
     return bytes[kind] * PANEL;
 }
+/* Return where the zeros begin. */
+INLINE int64_t zeros_of(enum factors kind) { return factor_bytes(kind) - PANEL; }
 /* Return where the small integers begin. */
 INLINE int64_t integer_factors(enum factors kind) { return (has_minimum(kind) ? 2 : 1) * PANEL * sizeof(uint16_t); }
 
@@ -98,9 +112,9 @@ INLINE void decode_factors(enum factors kind, const uint8_t *span, struct span_f
 
 INLINE floats load_factors(enum factors kind, const uint8_t *span, const float *decoded, int is_minimum, int o) {
     int64_t place = is_minimum * PANEL + o;
-    if (kind == HALF || kind == HALF_PAIR) return load_half_floats((const uint16_t *)span + place);
-    if (kind == FLOAT_PAIR) return load_floats((const float *)span + place);
-    return load_floats(decoded + o);
+    if (are_decoded(kind)) return load_floats(decoded + o);
+    if (kind == FLOAT_PAIR || kind == FLOAT_ZERO_32) return load_floats((const float *)span + place);
+    return load_half_floats((const uint16_t *)span + place);
 }
 
 /* Store 16 numbers of six bits, as six_bits reads them. */
@@ -117,6 +131,11 @@ static inline void put_six_bits(uint8_t *integers, int64_t o, const uint8_t *low
 }
 
 static inline void pack_factors(enum factors kind, const struct file_factors *file, uint8_t *span, int64_t o) {
+    if (has_zero(kind)) span[zeros_of(kind) + o] = (uint8_t)file->zero;
+    if (kind == FLOAT_ZERO_32) {
+        memcpy(span + o * sizeof(float), &file->scale, sizeof(float));
+        return;
+    }
     if (kind == FLOAT_PAIR) {
         memcpy(span + o * sizeof(float), &file->scale, sizeof(float));
         memcpy(span + (PANEL + o) * sizeof(float), &file->minimum, sizeof(float));
@@ -124,7 +143,7 @@ static inline void pack_factors(enum factors kind, const struct file_factors *fi
     }
     memcpy(span + o * sizeof(uint16_t), &file->d, sizeof(uint16_t));
     if (has_minimum(kind)) memcpy(span + (PANEL + o) * sizeof(uint16_t), &file->dmin, sizeof(uint16_t));
-    if (kind <= HALF_PAIR) return;
+    if (!are_decoded(kind)) return;
     uint8_t *integers = span + integer_factors(kind);
     if (kind == SIX_BIT_PAIR) put_six_bits(integers, o, file->scales, file->minima);
     else if (kind == SIX_BITS_OF_16) put_six_bits(integers, o, file->scales, file->scales + 8);

@@ -107,7 +107,27 @@ INLINE void read_iq4_xs(const uint8_t *file, uint8_t *integers, struct file_fact
     read_nibbles(file + 8, 128, 16, integers);
 }
 
-/* Weights that panels.py makes from tensors: a scale and a minimum in 32 bits, then bytes. */
+/* Weights that panels.py makes from tensors: a scale, in 16 or 32 bits, the integer that means zero, then bytes. */
+INLINE void read_half_and_zero(const uint8_t *file, uint8_t *integers, struct file_factors *factors, int span) {
+    factors->d = read_half(file), factors->zero = (int8_t)file[2];
+    memcpy(integers, file + 3, span);
+}
+INLINE void read_half_zero_32(const uint8_t *file, uint8_t *integers, struct file_factors *factors) {
+    read_half_and_zero(file, integers, factors, 32);
+}
+INLINE void read_half_zero_64(const uint8_t *file, uint8_t *integers, struct file_factors *factors) {
+    read_half_and_zero(file, integers, factors, 64);
+}
+INLINE void read_half_zero_128(const uint8_t *file, uint8_t *integers, struct file_factors *factors) {
+    read_half_and_zero(file, integers, factors, 128);
+}
+INLINE void read_float_zero_32(const uint8_t *file, uint8_t *integers, struct file_factors *factors) {
+    memcpy(&factors->scale, file, sizeof factors->scale);
+    factors->zero = (int8_t)file[4];
+    memcpy(integers, file + 5, BLOCK);
+}
+
+/* Others that panels.py makes: a scale and a minimum in 32 bits, then bytes. */
 INLINE void read_unpacked(const uint8_t *file, uint8_t *integers, struct file_factors *factors) {
     memcpy(&factors->scale, file, sizeof factors->scale);
     memcpy(&factors->minimum, file + 4, sizeof factors->minimum);

@@ -17,7 +17,7 @@ enum { UNROLLED_STEPS = 8 };
 enum { UNROLLED_STEPS = 1 };
 #endif
 
-/* A format: the value of a weight is scale * (integer - offset) + minimum. */
+/* A format: the value of a weight is scale * (integer - offset) + minimum. With factors that have a zero, it is the offset. */
 struct kind {
     enum integers integers;
     enum factors factors;
@@ -87,15 +87,26 @@ INLINE void prefetch_step(struct kind kind, const uint8_t *ahead, int step) {
         __builtin_prefetch(ahead + line * CACHE_LINE, 0, 3);
 }
 
+/* Return -zero * sum for one half of the outputs. The sum of a block's inputs has less than 16 bits. */
+INLINE vector subtract_zeros(enum factors kind, const uint8_t *span, int v, int32_t sum) {
+    int16_t pair[] = {(int16_t)-sum, 0};
+    ints lanes = load_small_ints(span + zeros_of(kind) + v * LANES);
+    vector values;
+    memcpy(&values, &lanes, sizeof values);
+    return add_pairs(zeros(), values, repeat_pair(pair));
+}
+
 /* Compute a group's exact sums for all rows. */
-INLINE void sum_group(struct kind kind, const uint8_t *block, const uint8_t *ahead, int first_step, int steps, const struct rounded_block *const *rows,
-                      int64_t at, int num_rows, vector (*sums)[VECTORS]) {
+INLINE void sum_group(struct kind kind, const uint8_t *span, const uint8_t *block, const uint8_t *ahead, int first_step, int steps,
+                      const struct rounded_block *const *rows, int64_t at, int num_rows, vector (*sums)[VECTORS]) {
     vector parts[ROWS_AT_ONCE][VECTORS];
     int offset = offset_of_products(kind);
     for (int row = 0; row < num_rows; row++) {
         const struct rounded_block *x = rows[row] + at;
         int32_t sum = steps == STEPS ? x->sum : x->half_sums[first_step / steps];
-        for (int v = 0; v < VECTORS; v++) sums[row][v] = offset ? repeat_sum(-offset * sum) : zeros();
+        for (int v = 0; v < VECTORS; v++)
+            if (has_zero(kind.factors)) sums[row][v] = subtract_zeros(kind.factors, span, v, sum);
+            else sums[row][v] = offset ? repeat_sum(-offset * sum) : zeros();
     }
 #pragma GCC unroll UNROLLED_STEPS
     for (int step = 0; step < steps; step++) {
@@ -126,7 +137,7 @@ INLINE void add_block(struct kind kind, const uint8_t *span, const struct span_f
     vector sums[ROWS_AT_ONCE][VECTORS];
     const uint8_t *ahead = span + b * block_share(kind) + PREFETCHED_BYTES;
     if (group_of(kind.factors) == BLOCK) {
-        sum_group(kind, block, ahead, 0, STEPS, rows, at, num_rows, sums);
+        sum_group(kind, span, block, ahead, 0, STEPS, rows, at, num_rows, sums);
         for (int v = 0; v < VECTORS; v++) {
             struct group_factors factors = factors_of(kind, span, decoded, b, v);
             for (int row = 0; row < num_rows; row++) {
@@ -138,12 +149,12 @@ INLINE void add_block(struct kind kind, const uint8_t *span, const struct span_f
         return;
     }
     floats scaled[ROWS_AT_ONCE][VECTORS];
-    sum_group(kind, block, ahead, 0, STEPS / 2, rows, at, num_rows, sums);
+    sum_group(kind, span, block, ahead, 0, STEPS / 2, rows, at, num_rows, sums);
     for (int v = 0; v < VECTORS; v++) {
         floats scale = factors_of(kind, span, decoded, 2 * b, v).scale;
         for (int row = 0; row < num_rows; row++) scaled[row][v] = to_floats(sums[row][v]) * scale;
     }
-    sum_group(kind, block, ahead, STEPS / 2, STEPS / 2, rows, at, num_rows, sums);
+    sum_group(kind, span, block, ahead, STEPS / 2, STEPS / 2, rows, at, num_rows, sums);
     for (int v = 0; v < VECTORS; v++) {
         struct group_factors first = factors_of(kind, span, decoded, 2 * b, v);
         struct group_factors second = factors_of(kind, span, decoded, 2 * b + 1, v);
@@ -164,7 +175,7 @@ INLINE void multiply_rows(struct kind kind, const uint8_t *panel, const struct r
     memset(totals, 0, sizeof totals);
     for (int64_t first = 0; first < num_blocks; first += blocks_of_span, panel += span_bytes(kind)) {
         const uint8_t *block = panel + factor_bytes(kind.factors);
-        if (blocks_of_span > 1) decode_factors(kind.factors, panel, &decoded);
+        if (are_decoded(kind.factors)) decode_factors(kind.factors, panel, &decoded);
 #pragma GCC unroll 1
         for (int b = 0; b < blocks_of_span; b++, block += block_bytes(kind.integers))
             add_block(kind, panel, &decoded, block, b, rows, first + b, num_rows, totals);
@@ -203,7 +214,8 @@ INLINE void unpack_span(struct kind kind, const uint8_t *span, int64_t o, float 
     static const int8_t table[] = {TABLE_VALUES};
     struct span_factors decoded;
     int group = group_of(kind.factors), v = (int)(o / LANES);
-    if (span_of(kind.factors) > BLOCK) decode_factors(kind.factors, span, &decoded);
+    if (are_decoded(kind.factors)) decode_factors(kind.factors, span, &decoded);
+    int offset = has_zero(kind.factors) ? (int8_t)span[zeros_of(kind.factors) + o] : kind.offset;
     for (int i = 0; i < span_of(kind.factors); i += group) {
         uint8_t integers[BLOCK];
         const uint8_t *block = span + factor_bytes(kind.factors) + i / BLOCK * block_bytes(kind.integers);
@@ -212,7 +224,7 @@ INLINE void unpack_span(struct kind kind, const uint8_t *span, int64_t o, float 
         float scale = factors.scale[o % LANES], minimum = factors.minimum[o % LANES];
         for (int k = 0; k < group; k++) {
             int integer = integers[i % BLOCK + k];
-            integer = kind.integers == TABLE ? table[integer] : integer - kind.offset;
+            integer = kind.integers == TABLE ? table[integer] : integer - offset;
             weights[i + k] = (float)integer * scale;
             if (has_minimum(kind.factors)) weights[i + k] += minimum;
         }

@@ -37,7 +37,17 @@ void round_inputs(const float *x, struct rounded_block *rows, int64_t num_in, in
 
 static void round_tokens(const void *argument, int64_t first, int64_t end) {
     const struct linear_call *call = argument;
-    round_inputs(call->x, call->rows, call->num_in, first, end);
+    if (!call->input_order) {
+        round_inputs(call->x, call->rows, call->num_in, first, end);
+        return;
+    }
+    int64_t num_blocks = call->num_in / BLOCK;
+    for (int64_t token = first; token < end; token++)
+        for (int64_t block = 0; block < num_blocks; block++) {
+            float x[BLOCK];
+            for (int i = 0; i < BLOCK; i++) x[i] = call->x[token * call->num_in + call->input_order[block * BLOCK + i]];
+            round_block(x, (struct rounded_block *)call->rows + token * num_blocks + block);
+        }
 }
 
 static int64_t row_bytes(int64_t num_in) { return num_in / BLOCK * sizeof(struct rounded_block); }
@@ -61,6 +71,7 @@ static void multiply(const struct linear_format *format, const struct linear_cal
 static const struct linear_format FORMATS[] = {
     FORMAT(Q4_0), FORMAT(Q4_1), FORMAT(Q4_K), FORMAT(IQ4_NL), FORMAT(IQ4_XS), FORMAT(Q5_0),       FORMAT(Q5_1),
     FORMAT(Q5_K), FORMAT(Q6_K), FORMAT(Q8_0), FORMAT(Q2_K),   FORMAT(Q3_K),   FORMAT(UNPACKED_4), FORMAT(UNPACKED_8),
+    FORMAT(HALF_ZERO_4_32), FORMAT(HALF_ZERO_4_64), FORMAT(HALF_ZERO_4_128), FORMAT(FLOAT_ZERO_4_32),
 };
 
 /* Return the format with this name, or NULL. */

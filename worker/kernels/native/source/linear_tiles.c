@@ -23,6 +23,7 @@ EXPORT_LAYOUT(linear_segment, LINEAR_SEGMENT)
     FIELD(const float *, bias) /* [O], or NULL */                           \
     FIELD(float *, y) /* [T, O] */                                          \
     FIELD(void *, rows) /* scratch [T, G]: the input's blocks, rounded */   \
+    FIELD(const int64_t *, input_order) /* [I]: the inputs in the order of the weights, or NULL */ \
     FIELD(int64_t, num_segments)                                            \
     FIELD(int64_t, num_in)                                                  \
     FIELD(int64_t, num_out) /* of all segments, and those of other calls */
@@ -59,7 +60,7 @@ static int64_t count_panels(const struct linear_segment *segment) { return divid
 static struct linear_call segment_call(const struct linear_of_segments_call *call, const struct linear_segment *segment) {
     int64_t first = segment->first_out;
     return (struct linear_call){.x = call->x, .panels = segment->panels, .bias = call->bias ? call->bias + first : NULL,
-                                .y = call->y + first, .rows = call->rows, .num_in = call->num_in,
+                                .y = call->y + first, .rows = call->rows, .input_order = call->input_order, .num_in = call->num_in,
                                 .num_out = segment->num_out, .y_stride = call->num_out};
 }
 

@@ -15,6 +15,7 @@ struct linear_call {
     const float *bias;  /* [O], or NULL */
     float *y;           /* [T, y_stride] */
     void *rows;         /* scratch [T, G]: the input's blocks, rounded */
+    const int64_t *input_order; /* [I]: the inputs in the order of the weights, or NULL; only for grouped formats */
     int64_t num_in, num_out, y_stride;
 };
 
