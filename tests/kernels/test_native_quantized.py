@@ -35,3 +35,16 @@ def test_linears_of_several_formats_and_orders_are_computed_as_one() -> None:
     assert same_bits(result, REFERENCE.linear(x_TI, REFERENCE.pack_linear(weights, bias_O)))
     exact = x_TI @ torch.cat([weight.dequantize() for weight in weights]).T + bias_O
     assert (result - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("case", ["awq", "gptq, act-order", "w8a8"])
+def test_experts(case: str) -> None:
+    gates, ups = ([random_weight(case, 64, 128, seed) for seed in (first, first + 1)] for first in (0, 2))
+    downs = [random_weight(case, 128, 64, seed) for seed in (4, 5)]
+    x_TI, router_EI = torch.randn(5, 128), torch.randn(2, 128)
+
+    def run(kernels: IntegerKernels) -> torch.Tensor:
+        router = kernels.pack_router(router_EI, 2, renormalizes=True)
+        return kernels.experts(x_TI, kernels.route(x_TI, router), kernels.pack_experts(gates, ups, downs, 2))
+
+    assert same_bits(run(NATIVE), run(REFERENCE))

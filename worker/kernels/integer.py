@@ -36,7 +36,7 @@ from worker.kernels.mixture import (
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
 from worker.weights.grouped import GroupedWeight
-from worker.weights.linear_format import StoredWeight, Weight, as_list, as_matrix
+from worker.weights.linear_format import StoredWeight, Weight, as_list, as_matrix, in_order
 
 GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
 """gelu(x) ~ x * (1 + tanh(u)) / 2 = x / (1 + e^-2u) with u = INNER * (x + CUBE * x^3)."""
@@ -105,7 +105,7 @@ class IntegerKernels:
     def pack_experts(
         self, gate: Iterable[Weight], up: Iterable[Weight], down: Iterable[Weight], num_used: int
     ) -> Experts:
-        gates, ups, downs = ([self.pack_linear(weight) for weight in weights] for weights in (gate, up, down))
+        gates, ups, downs = ([self.pack_linear(in_order(weight)) for weight in weights] for weights in (gate, up, down))
         return self._join_experts(PackedExperts(gate=gates, up=ups, down=downs, num_used=num_used))
 
     def _join_experts(self, experts: PackedExperts) -> PackedExperts:

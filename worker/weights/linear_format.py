@@ -119,6 +119,12 @@ def as_list(weights: Weight | Sequence[Weight]) -> list[StoredWeight]:
     return [weight if isinstance(weight, StoredWeight) else stored(weight) for weight in several]
 
 
+def in_order(weight: Weight) -> Weight:
+    """Return the weight, or if its inputs are not in order, the same values as floats whose inputs are."""
+    is_in_order = not isinstance(weight, StoredWeight) or weight.input_order_I is None
+    return weight if is_in_order else as_matrix(weight)
+
+
 def as_matrix(weights: Weight | Sequence[Weight]) -> torch.Tensor:
     """Return the rows of one weight, or of several, as float32 [O, I]."""
     rows = [weight.dequantize() for weight in as_list(weights)]

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 
 import torch
 
+from pagoda.models.formats.quantization.scheme import Layout, Scheme
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import IntegerKV
 from worker.kernels.step_batch import StepBatch
 from worker.weights.dequantize import GROUPED, stored_blocks
 from worker.weights.grouped import BLOCK, GroupedWeight
+from worker.weights.linear_format import StoredWeight
+from worker.weights.quantized.integers import IntegerFormat
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
@@ -44,6 +47,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
         yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
     yield from _mixture_results(kernels)
     yield from _grouped_results(kernels)
+    yield from _quantized_results(kernels)
     gate_up_TI = random(5, 2 * 1201) * 20
     # The indices include gates and ups, in whole vectors and after the last whole vector.
     gate_up_TI[4, ::600], gate_up_TI[4, 1::600], gate_up_TI[4, 2::600] = math.nan, math.inf, -math.inf
@@ -76,6 +80,30 @@ def _grouped_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tenso
             yield f"linear of {ggml_type.name}", kernels.linear(x_TI, kernels.pack_linear(weight))
         embedding = kernels.pack_embedding(weight)
         yield f"embedding of {ggml_type.name}", kernels.embed(embedding, torch.tensor([36, 0, 5]))
+
+
+def _quantized_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield results of a layout of quantized checkpoints with each size of group, scales of either size and inputs out of order."""
+    generator = torch.Generator().manual_seed(6)
+    num_out, num_in = 40, 256
+    for group_size, dtype in ((32, torch.float16), (64, torch.float16), (128, torch.bfloat16), (128, torch.float32)):
+        scheme = Scheme(layout=Layout.GPTQ, bits=4, group_size=group_size, has_zeros=True)
+        num_groups = num_in // group_size
+        shapes = {"qweight": (num_in // 8, num_out), "qzeros": (num_groups, num_out // 8)}
+        words = {
+            name: torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int64).int()
+            for name, shape in shapes.items()
+        }
+        weight = StoredWeight(
+            format=IntegerFormat(scheme, has_zeros=True),
+            shape=(num_out, num_in),
+            parts={**words, "scales": torch.randn(num_groups, num_out, generator=generator).to(dtype)},
+            input_order_I=torch.randperm(num_in, generator=generator),
+        )
+        for num_tokens in (1, 2, 13):
+            x_TI = torch.randn(num_tokens, num_in, generator=generator)
+            x_TI[NAN_ROWS, 7] = math.nan
+            yield f"linear of groups of {group_size}", kernels.linear(x_TI, kernels.pack_linear(weight))
 
 
 def _mixture_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
