@@ -81,7 +81,7 @@ class IntegerKernels:
         )
 
     def pack_embedding(self, weight: Weight) -> Embedding:
-        (stored_weight,) = as_list(weight)
+        (stored_weight,) = as_list(in_order(weight))
         if isinstance(stored_weight.unpack(0, 1), GroupedWeight):
             return self.pack_linear(stored_weight)
         return FloatEmbedding(self._keep_floats(stored_weight))

@@ -130,7 +130,9 @@ class PanelPacker:
             return weight.format.name
         if isinstance(weight.unpack(0, 1), torch.Tensor):
             return None
-        return exact_format(weight) or unpacked_format(weight.unpack(first, end) for first, end in _passes(weight.shape))
+        return exact_format(weight) or unpacked_format(
+            weight.unpack(first, end) for first, end in _passes(weight.shape)
+        )
 
     def _pack_unpacked(self, found: int, name: str | None, weight: StoredWeight, memory: torch.Tensor) -> None:
         """Pack a weight without a native form, some rows at a time, on all cores."""
