@@ -1,11 +1,17 @@
 """Tests that native kernels give the reference's bits with the weights of quantized checkpoints."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.kernels.native import native_kernels, same_bits
 from tests.kernels.quantized_linears import CASES, load
+from tests.kernels.stepping import SteppedModel
+from tests.kernels.tiny_llama import make_llama
+from tests.kernels.tiny_quantized import save_quantized
 from worker.kernels.integer import IntegerKernels
+from worker.models.families import load_model
 from worker.weights.linear_format import StoredWeight
 
 NATIVE, REFERENCE = native_kernels(), IntegerKernels()
@@ -48,3 +54,14 @@ def test_experts(case: str) -> None:
         return kernels.experts(x_TI, kernels.route(x_TI, router), kernels.pack_experts(gates, ups, downs, 2))
 
     assert same_bits(run(NATIVE), run(REFERENCE))
+
+
+@pytest.mark.parametrize("case", ["awq", "gptq, act-order", "w4a16, zeros", "fp8, blocks"])
+def test_models(case: str, tmp_path: Path) -> None:
+    llama = make_llama(hidden_size=128, intermediate_size=256, num_attention_heads=4, head_dim=32)
+    model = save_quantized(llama, tmp_path, *CASES[case])
+    native, expected = (
+        SteppedModel(load_model(model, kernels), kernels).run("a", [(7 * i) % 131 for i in range(30)], [20, 1, 9])
+        for kernels in (NATIVE, REFERENCE)
+    )
+    assert same_bits(native, expected)
