@@ -54,9 +54,11 @@ class GGMLType(Enum):
 
 _BY_NUMBER = {member.number: member for member in GGMLType}
 
+FLOAT_TYPES = frozenset((GGMLType.F32, GGMLType.F16, GGMLType.BF16))
 READABLE_TYPES = frozenset(
     (
-        *(GGMLType.F32, GGMLType.F16, GGMLType.BF16, GGMLType.Q8_0, GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q5_0),
+        *FLOAT_TYPES,
+        *(GGMLType.Q8_0, GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q5_0),
         *(GGMLType.Q5_1, GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K),
         *(GGMLType.IQ4_NL, GGMLType.IQ4_XS),
     )

@@ -68,7 +68,7 @@ def read_config(directory: Path) -> ModelConfig:
         rms_norm_eps=values.number(config, "rms_norm_eps"),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
-        tie_word_embeddings=config.get("tie_word_embeddings") is True,
+        tie_word_embeddings=values.flag(config, "tie_word_embeddings"),
     )
     return replace(described, **family.fields(described, config), is_text_part=is_wrapper(whole))
 
@@ -78,7 +78,7 @@ def read_biases(directory: Path) -> frozenset[str]:
     content = text_content(read_json(directory / "config.json"))
     family = _family(content)
     config = {**family.defaults, **content}
-    return family.biases.union(*(linears for key, linears in family.bias_settings.items() if config.get(key) is True))
+    return family.biases.union(*(linears for key, linears in family.bias_settings.items() if values.flag(config, key)))
 
 
 def _family(config: Mapping[str, Any]) -> Family:

@@ -80,7 +80,7 @@ def _yarn(parameters: Mapping[str, Any], max_position: int) -> RopeScaling:
         attention_factor=values.number(parameters, "attention_factor", usual),
         beta_fast=values.optional_number(parameters, "beta_fast") or 32.0,
         beta_slow=values.optional_number(parameters, "beta_slow") or 1.0,
-        truncate=parameters.get("truncate", True) is not False,
+        truncate=values.flag(parameters, "truncate", True),
     )
 
 

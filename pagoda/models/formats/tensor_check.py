@@ -10,11 +10,12 @@ from pathlib import Path
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.expert_tensors import layer_expert_shapes, matrix_sizes
 from pagoda.models.formats.families.tables import TENSORS
-from pagoda.models.formats.ggml_type import READABLE_TYPES
+from pagoda.models.formats.ggml_type import FLOAT_TYPES, READABLE_TYPES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.gguf_tokens import token_metadata
 from pagoda.models.formats.hf_config import read_biases
 from pagoda.models.formats.quantization.linears import read_checkpoint_tensors
+from pagoda.models.formats.quantization.scheme import Layout
 from pagoda.models.formats.tensor_names import (
     NUMBER,
     fill,
@@ -37,6 +38,7 @@ class _Stored:
     is_readable: bool
     is_quantized_linear: bool = False
     """True if several tensors of a Hugging Face checkpoint make up the weight."""
+    is_float: bool = True
 
 
 def check_tensors(model: Model) -> None:
@@ -46,16 +48,20 @@ def check_tensors(model: Model) -> None:
     table = (gguf_names if is_gguf else safetensors_names)(model.config.architecture)
     known, unknown = (map_gguf_names if is_gguf else map_safetensors_names)(stored, model.config)
     spelled_of = {ours: spelled for spelled, ours in table.items()}
-    expected = dict(_matrices_and_norms(model.config, known, model.format))
+    expected = dict[str, tuple[int, ...]]()
+    for name, wanted in _matrices_and_norms(model.config, known, model.format):
+        if name not in known:  # Raised at once, because a damaged configuration may describe millions of tensors.
+            raise ModelFormatError(f"{model.path}: the tensor {_spell(name, spelled_of)!r} is missing")
+        expected[name] = wanted
     biases = dict(_biases(model.config))
     required = TENSORS[model.config.architecture].biases if is_gguf else read_biases(model.path)
     allowed = biases if is_gguf else {name: shape for name, shape in biases.items() if _linear_of(name) in required}
     # Programs that quantize may add a bias to each linear.
     quantized = {_linear_of(name) for name, spelled in known.items() if stored[spelled].is_quantized_linear}
     allowed |= {name: shape for name, shape in biases.items() if _linear_of(name) in quantized}
-    needed = expected | {name: shape for name, shape in biases.items() if _linear_of(name) in required}
-    for name in needed.keys() - known.keys():
-        raise ModelFormatError(f"{model.path}: the tensor {_spell(name, spelled_of)!r} is missing")
+    for name in biases:
+        if _linear_of(name) in required and name not in known:
+            raise ModelFormatError(f"{model.path}: the tensor {_spell(name, spelled_of)!r} is missing")
     if model.config.tie_word_embeddings and "output" in quantized:
         raise ModelFormatError(
             f"{model.path}: {known['output.weight']!r} is quantized, but config.json has tie_word_embeddings, so that the "
@@ -66,8 +72,10 @@ def check_tensors(model: Model) -> None:
         if shape is None and name not in NOT_READ:
             unknown.append(spelled)
         elif shape is not None and stored[spelled].shape != shape:
-            found, wanted = list(stored[spelled].shape), list(shape)
-            raise ModelFormatError(f"{model.path}: the tensor {spelled!r} must have the shape {wanted} (got {found})")
+            found = list(stored[spelled].shape)
+            raise ModelFormatError(
+                f"{model.path}: the tensor {spelled!r} must have the shape {list(shape)} (got {found})"
+            )
         elif shape is not None and not stored[spelled].is_readable:
             types = ", ".join(sorted(each.name for each in READABLE_TYPES) if is_gguf else READABLE_DTYPES)
             raise ModelFormatError(
@@ -79,6 +87,20 @@ def check_tensors(model: Model) -> None:
         raise ModelFormatError(
             f"{model.path}: the file has tensors that the model does not use: {', '.join(sorted(unknown)[:5])}{more}"
         )
+    _check_kinds_of_experts(model.path, {name: stored[spelled] for name, spelled in known.items()})
+
+
+def _check_kinds_of_experts(path: Path, stored: Mapping[str, _Stored]) -> None:
+    """Raise ModelFormatError if some experts of a layer are floats and others integers: their inputs are rounded differently."""
+    first = dict[tuple[str, str], _Stored]()
+    for name, tensor in stored.items():
+        layer, _, rest = name.partition(".experts.")
+        expert, _, part = rest.partition(".")
+        if expert.isdecimal() and (same := first.setdefault((layer, part), tensor)).is_float != tensor.is_float:
+            raise ModelFormatError(
+                f"{path}: some experts of {layer} are stored as {same.type_name}, others as {tensor.type_name}; "
+                "all experts of a layer must be floats, or all integers"
+            )
 
 
 def _matrices_and_norms(
@@ -147,7 +169,12 @@ def _gguf_tensors(path: Path) -> dict[str, _Stored]:
                 f"{path}: the vocabulary has {num_tokens} tokens, but there are {num_rows} embeddings"
             )
         return {
-            name: _Stored(tensor.shape, tensor.ggml_type.name, tensor.ggml_type in READABLE_TYPES)
+            name: _Stored(
+                tensor.shape,
+                tensor.ggml_type.name,
+                tensor.ggml_type in READABLE_TYPES,
+                is_float=tensor.ggml_type in FLOAT_TYPES,
+            )
             for name, tensor in file.tensors.items()
         }
 
@@ -159,6 +186,12 @@ def _safetensors(directory: Path) -> dict[str, _Stored]:
         for name, tensor in tensors.plain.items()
     }
     return plain | {
-        name: _Stored(each.shape, each.scheme.layout, is_readable=True, is_quantized_linear=True)
+        name: _Stored(
+            each.shape,
+            each.scheme.layout,
+            is_readable=True,
+            is_quantized_linear=True,
+            is_float=each.scheme.layout is Layout.FLOAT8,
+        )
         for name, each in tensors.linears.items()
     }

@@ -23,7 +23,7 @@ def hf_experts(content: Mapping[str, Any], size_key: str, *, renormalizes: bool 
     """Return the experts of config.json. If `renormalizes` is None, the file says it."""
     key = "num_local_experts" if content.get("num_local_experts") is not None else "num_experts"
     if renormalizes is None:
-        renormalizes = content.get("norm_topk_prob") is True
+        renormalizes = values.flag(content, "norm_topk_prob")
     return _checked(
         num_experts=values.count(content, key),
         num_used=values.count(content, "num_experts_per_tok"),
@@ -60,7 +60,6 @@ def gguf_experts(
     values.require(metadata, f"{prefix}expert_weights_scale", 1.0, unused=0)
     for key in ("expert_group_count", "expert_group_used_count"):
         values.require(metadata, prefix + key, 1, unused=0)
-    stated = metadata.get(f"{prefix}expert_weights_norm")
     num_used = values.count(metadata, f"{prefix}expert_used_count")
     size = config.intermediate_size // num_used if divides_size else config.intermediate_size
     shared = values.optional_count(metadata, f"{prefix}expert_shared_feed_forward_length")
@@ -70,7 +69,7 @@ def gguf_experts(
         num_experts=values.count(metadata, f"{prefix}expert_count"),
         num_used=num_used,
         intermediate_size=values.count(metadata, f"{prefix}expert_feed_forward_length", size),
-        renormalizes=renormalizes if stated is None else stated is True,
+        renormalizes=values.flag(metadata, f"{prefix}expert_weights_norm", renormalizes),
         shared_size=shared or 0,
         gates_shared=gates_shared,
     )

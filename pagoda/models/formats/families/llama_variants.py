@@ -89,7 +89,7 @@ def _smollm3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
             raise ModelFormatError("no_rope_layers in the model's config.json must have a 0 or 1 for each layer")
         rotated = tuple(map(bool, flags))
     fields = _rotation(rotated)
-    if content.get("use_sliding_window") is True:
+    if values.flag(content, "use_sliding_window"):
         windowed = tuple(not is_rotated for is_rotated in rotated)
         fields |= window_of_types(config, content, windowed, config.max_position)
     return fields
@@ -134,7 +134,7 @@ def _granite_hybrid(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
 def gguf_granite(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     prefix = f"{config.architecture}."
     refuse_caps(config, metadata)
-    rotates = metadata.get(f"{prefix}rope.scaling.finetuned", True) is not False
+    rotates = values.flag(metadata, f"{prefix}rope.scaling.finetuned", True)
     return _rotation((rotates,) * config.num_layers) | {
         "embedding_scale": values.optional_number(metadata, f"{prefix}embedding_scale") or 1.0,
         "residual_scale": values.optional_number(metadata, f"{prefix}residual_scale") or 1.0,

@@ -89,7 +89,7 @@ def _qwen2moe(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
         gates_shared=True,
         layer_has_experts=_sparse_layers(config, content),
     )
-    if content.get("use_sliding_window") is not True:
+    if not values.flag(content, "use_sliding_window"):
         return experts
     first_without = content["max_window_layers"] and values.count(content, "max_window_layers")
     layers = tuple(layer % 2 == 0 and layer < first_without for layer in range(config.num_layers))
@@ -97,7 +97,7 @@ def _qwen2moe(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
 
 
 def _qwen3moe(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
-    windows = window_everywhere(config, content) if content.get("use_sliding_window") is True else {}
+    windows = window_everywhere(config, content) if values.flag(content, "use_sliding_window") else {}
     layers = _sparse_layers(config, content)
     return windows | {"qk_norm": True} | hf_experts(content, "moe_intermediate_size", layer_has_experts=layers)
 

@@ -30,7 +30,7 @@ _QWEN2 = {
 
 
 def _qwen2(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
-    if content.get("use_sliding_window") is not True:
+    if not values.flag(content, "use_sliding_window"):
         return {}
     first = 0 if content["max_window_layers"] == 0 else values.count(content, "max_window_layers")
     layers = tuple(layer >= first for layer in range(config.num_layers))

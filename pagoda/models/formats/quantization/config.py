@@ -79,7 +79,7 @@ def _changed(scheme: Scheme, content: _Content) -> Scheme:
     if "group_size" in content:
         scheme = replace(scheme, group_size=_group_size("GPTQ", content["group_size"]))
     if "desc_act" in content:
-        scheme = replace(scheme, needs_order=content["desc_act"] is True)
+        scheme = replace(scheme, needs_order=values.flag(content, "desc_act"))
     return scheme
 
 
@@ -111,7 +111,7 @@ def _compressed_scheme(group: _Content, name: str) -> tuple[str, Scheme]:
     if not isinstance(weights, dict):
         _refuse(method, "a group without weights", "groups with weights")
     strategy, kind = str(weights.get("strategy") or "tensor"), str(weights.get("type") or "int")
-    has_zeros = weights.get("symmetric", True) is not True
+    has_zeros = not values.flag(weights, "symmetric", True)
     group_size = _group_size(method, weights.get("group_size")) if strategy == "group" else None
     if strategy not in ("group", "channel", "tensor", "block"):
         _refuse(method, f"strategy {strategy[:40]!r}", "group, channel, tensor and block")

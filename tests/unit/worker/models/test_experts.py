@@ -1,5 +1,6 @@
 """Tests of mixtures of experts: the spellings of their tensors in checkpoints, and the choice of experts."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
 from worker.models.families import load_model
 
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
 TOKEN_IDS = [(7 * i * i + 3 * i) % VOCAB_SIZE for i in range(40)]
 
 
@@ -67,9 +69,9 @@ def test_stacks_and_single_experts_are_the_same_model(family: str, names: dict[s
     assert torch.equal(run(model, kernels), run(rewritten(model, stacked, names), kernels))
 
 
-def test_an_older_mixtral_file_has_each_expert_alone(tmp_path: Path) -> None:
-    model = save_gguf(FAMILIES["mixtral"], make_model(FAMILIES["mixtral"]), tmp_path / "stacked.gguf")
-    writer = gguf.GGUFWriter(tmp_path / "single.gguf", "llama")
+def with_single_experts(model: Model, path: Path, *, quantized: Container[int] = ()) -> Model:
+    """Return a copy of a Mixtral with a tensor for each expert. `quantized` are the experts that are stored as Q8_0."""
+    writer = gguf.GGUFWriter(path, "llama")
     with GGUFFile(model.path) as file:
         for key, value in file.metadata.items():
             if not key.startswith("general."):
@@ -80,13 +82,31 @@ def test_an_older_mixtral_file_has_each_expert_alone(tmp_path: Path) -> None:
                 writer.add_tensor(name, values)
                 continue
             for expert, matrix in enumerate(values):
-                writer.add_tensor(name.replace("_exps", f".{expert}"), matrix)
+                kind = Q8_0 if expert in quantized else None
+                matrix = matrix if kind is None else gguf.quants.quantize(matrix, kind)
+                writer.add_tensor(name.replace("_exps", f".{expert}"), matrix, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    single, kernels = describe("tiny", tmp_path / "single.gguf", digest="1" * 64, size_bytes=1), IntegerKernels()
+    return describe("tiny", path, digest="1" * 64, size_bytes=1)
+
+
+def test_an_older_mixtral_file_has_each_expert_alone(tmp_path: Path) -> None:
+    model = save_gguf(FAMILIES["mixtral"], make_model(FAMILIES["mixtral"]), tmp_path / "stacked.gguf")
+    single, kernels = with_single_experts(model, tmp_path / "single.gguf"), IntegerKernels()
     assert torch.equal(run(model, kernels), run(single, kernels))
+
+
+def test_floats_and_integers_in_one_layer_are_refused(tmp_path: Path) -> None:
+    theirs = make_model(FAMILIES["mixtral"], hidden_size=64, intermediate_size=64)
+    model = save_gguf(FAMILIES["mixtral"], theirs, tmp_path / "stacked.gguf")
+    check_tensors(with_single_experts(model, tmp_path / "alike.gguf", quantized=range(5)))
+    mixed = with_single_experts(model, tmp_path / "mixed.gguf", quantized=(3,))
+    with pytest.raises(
+        ModelFormatError, match=r"some experts of layers\.0 are stored as F32, others as Q8_0; all experts"
+    ):
+        check_tensors(mixed)
 
 
 @pytest.mark.parametrize("family", MIXTURES)

@@ -142,6 +142,8 @@ def test_dynamic_scaling_goes_by_the_served_length(served: int, tmp_path: Path) 
         ({"long_factor": ["1"] * 8}, r"'long_factor' .* must be a positive number"),
         ({"short_factor": None}, r"'short_factor' .* must be a list of numbers"),
         ({"rope_type": "linear", "factor": 1e9}, "must be at most 1048576"),
+        ({"rope_type": "yarn", "long_factor": None, "factor": 2.0, "beta_fast": 1e308}, r"from 1e-30 to 1e\+30"),
+        ({"rope_type": "yarn", "long_factor": None, "factor": 2.0, "beta_slow": 1e-320}, r"from 1e-30 to 1e\+30"),
         ({"rope_type": "yarn", "long_factor": None, "factor": 2.0, "rope_theta": 1.0}, "a rotary base above 1"),
     ],
     ids=str,

@@ -289,6 +289,15 @@ def test_config_that_transformers_fills_in(tmp_path: Path) -> None:
         ("SmolLM3", {"no_rope_layers": [1, 0]}, "no_rope_layers .* must have a 0 or 1 for each layer"),
         ("SmolLM3", {"no_rope_layers": [2] * 7}, "no_rope_layers .* must have a 0 or 1 for each layer"),
         ("Granite", {"residual_multiplier": 0}, "'residual_multiplier' .* must be a positive number"),
+        ("Granite", {"residual_multiplier": 1e300}, r"'residual_multiplier' .* from 1e-30 to 1e\+30"),
+        ("Llama", {"rope_theta": 1e-300, "rope_parameters": None}, r"'rope_theta' .* from 1e-30 to 1e\+30"),
+        ("Llama", {"tie_word_embeddings": "yes"}, "'tie_word_embeddings' .* must be true or false .got 'yes'"),
+        ("Qwen3Moe", {"norm_topk_prob": "true"}, "'norm_topk_prob' .* must be true or false .got 'true'"),
+        (
+            "HunYuanDenseV1",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 1.0, "alpha": 1e308}},
+            r"'alpha' .* from 1e-30 to 1e\+30",
+        ),
         ("Granite", {"architectures": ["GraniteMoeHybridForCausalLM"]}, "Mamba layers are not supported"),
         (
             "Granite",
@@ -307,6 +316,16 @@ def test_refused_by_name(family: str, change: dict[str, Any], message: str, tmp_
     write_config(tmp_path, save_config(tmp_path, family, pad_token_id=0) | change)
     with pytest.raises(ModelFormatError, match=message):
         hf_config.read_config(tmp_path)
+
+
+def test_a_flag_may_be_a_number_and_a_list_null(tmp_path: Path) -> None:
+    write_config(
+        tmp_path, save_config(tmp_path, "Qwen3Moe", pad_token_id=0) | {"norm_topk_prob": 1, "mlp_only_layers": None}
+    )
+    experts = hf_config.read_config(tmp_path).experts
+    assert experts is not None
+    assert experts.renormalizes
+    assert experts.layer_has_experts == ()
 
 
 def test_unknown_class_is_told_the_known(tmp_path: Path) -> None:
