@@ -3,6 +3,7 @@
 import typer
 
 from bench.first_answers import first_answers
+from bench.footprint import footprint
 from bench.gateway import gateway
 from bench.masks import masks
 from bench.memory import memory
@@ -27,6 +28,7 @@ app.command()(shares)
 app.command()(first_answers)
 app.command()(start)
 app.command()(memory)
+app.command()(footprint)
 app.command()(sampling)
 app.command()(masks)
 app.command()(peers)

@@ -96,3 +96,20 @@ def test_a_format_without_a_native_form_is_unpacked_some_rows_at_a_time(
         assert same_bits(NATIVE.linear(x_TI, NATIVE.pack_linear(weight)), expected)
     embedding = NATIVE.pack_embedding(StoredWeight(format=Halved(), shape=(100, 64), parts={"unpacked": floats_OI}))
     assert same_bits(NATIVE.embed(embedding, IDS_T), (floats_OI[IDS_T] / 2))
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q5_0", "floats"])
+def test_a_large_matrix_is_packed_in_passes_whose_rows_are_forgotten(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "BYTES_PER_PASS", 10_000)
+    kind = next((kind for kind in GROUPED if kind.name == name), None)
+    weight = stored(random(200, 512)) if kind is None else random_stored(kind, 200, 512)
+    forgotten: list[tuple[int, int]] = []
+    passed = replace(weight, forget=lambda first, end: forgotten.append((first, end)))
+    x_TI = random(2, 512)
+    assert same_bits(
+        NATIVE.linear(x_TI, NATIVE.pack_linear(passed)), REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight))
+    )
+    assert len(forgotten) > 2
+    assert [row for first, end in forgotten for row in range(first, end)] == list(range(200))

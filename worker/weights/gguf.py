@@ -1,5 +1,7 @@
 """The tensors of a GGUF file."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,9 +41,10 @@ class GGUFCheckpoint:
         num_out, num_in = tensor.shape
         order = row_order(self._config, ModelFormat.GGUF, name, num_out)
         try:
-            return stored_blocks(self._file.tensor_data(spelled), tensor.ggml_type, (num_out, num_in), order)
+            weight = stored_blocks(self._file.tensor_data(spelled), tensor.ggml_type, (num_out, num_in), order)
         except UnsupportedTypeError as error:
             raise WeightsError(f"{spelled!r}: {error}") from None
+        return replace(weight, forget=partial(self._file.forget_rows, spelled))
 
     def num_bytes(self, name: str) -> int:
         return self._file.tensors[self.names[name]].num_bytes

@@ -6,7 +6,7 @@ at a time, so that no copy of a whole matrix exists in a larger type.
 Legend: O, I outputs and inputs of a linear.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -26,6 +26,10 @@ class LinearFormat(Protocol):
         """Return rows `first` to `end` of the weight, in its order: integers with their scales, or floats of any type."""
 
 
+def _forget_nothing(first: int, end: int) -> None:
+    """Do nothing: the memory is the weight's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredWeight:
     format: LinearFormat
@@ -40,6 +44,9 @@ class StoredWeight:
 
     GPTQ may put inputs that are far from each other into one group ("act-order").
     """
+
+    forget: Callable[[int, int], object] = _forget_nothing
+    """Release the memory of the file's rows `first` to `end`, which were packed. A large matrix is packed in several passes."""
 
     @property
     def nbytes(self) -> int:
@@ -61,9 +68,9 @@ class StoredWeight:
         """Return rows of a weight whose parts have one row for each of its own, such as a stack of several matrices."""
         order = None if self.row_order_O is None else self.row_order_O[first:end]
         if order is not None:
-            return replace(self, shape=(end - first, self.shape[1]), row_order_O=order)
+            return replace(self, shape=(end - first, self.shape[1]), row_order_O=order, forget=_forget_nothing)
         parts = {name: part[first:end] for name, part in self.parts.items()}
-        return replace(self, shape=(end - first, self.shape[1]), parts=parts)
+        return replace(self, shape=(end - first, self.shape[1]), parts=parts, forget=_forget_nothing)
 
     def file_rows(self, first: int, end: int) -> slice | torch.Tensor:
         """Return an index that selects the file's rows of rows `first` to `end`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,7 +60,12 @@ class SafetensorsCheckpoint:
         if tensor.dim() != 2:
             raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, but the model needs a matrix")
         order = row_order(self._config, ModelFormat.SAFETENSORS, name, len(tensor))
-        return replace(stored(tensor), row_order_O=order)
+        return replace(stored(tensor), row_order_O=order, forget=partial(self._forget_rows, spelled))
+
+    def _forget_rows(self, spelled: str, first: int, end: int) -> None:
+        tensor = self._tensors[spelled]
+        row_bytes = tensor.num_bytes // tensor.shape[0]
+        forget(self._mapped[tensor.path], tensor.offset + first * row_bytes, (end - first) * row_bytes)
 
     def num_bytes(self, name: str) -> int:
         return sum(self._tensors[part].num_bytes for part in self._parts(name).values())

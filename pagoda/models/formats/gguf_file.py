@@ -99,6 +99,12 @@ class GGUFFile:
         tensor = self.tensors[name]
         forget(self._data_of(name), tensor.offset, tensor.num_bytes)
 
+    def forget_rows(self, name: str, first: int, end: int) -> None:
+        """Free the memory of some rows of a matrix, as `forget` does."""
+        tensor = self.tensors[name]
+        row_bytes = tensor.num_bytes // tensor.shape[0]
+        forget(self._data_of(name), tensor.offset + first * row_bytes, (end - first) * row_bytes)
+
     def _data_of(self, name: str) -> memoryview:
         """Return the content of the file that has the tensor."""
         return self._file_of.get(name, self._files[0])

@@ -21,6 +21,8 @@ from worker.weights.linear_format import FloatFormat, StoredWeight, stored
 FLOAT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """The numbers of `enum float_type`."""
 VALUES_PER_PASS = 1 << 20
+BYTES_PER_PASS = 1 << 24
+"""Bytes of a file packed at once: enough for all threads, and little beside the weights."""
 ROWS_OF_ANY_PANEL = 32
 """A multiple of the outputs of a panel, for each format and processor."""
 
@@ -118,7 +120,7 @@ class PanelPacker:
         if not is_known:
             self._library.set_threads(usable_cores())
             if name == weight.format.name or (name is None and _floats(weight) is not None):
-                self._pack_rows(found, weight, memory.data_ptr())
+                self._pack_passes(found, weight, memory.data_ptr())
             else:
                 self._pack_unpacked(found, name, weight, memory)
         order_I = None if name is None else weight.input_order_I
@@ -133,6 +135,18 @@ class PanelPacker:
         return exact_format(weight) or unpacked_format(
             weight.unpack(first, end) for first, end in _passes(weight.shape)
         )
+
+    def _pack_passes(self, found: int, weight: StoredWeight, place: int) -> None:
+        """Pack a weight in passes, after each of which the file's rows are forgotten, so that not all are in memory at once."""
+        if weight.row_order_O is not None or weight.nbytes <= BYTES_PER_PASS:
+            self._pack_rows(found, weight, place)
+            return
+        size = max(1, BYTES_PER_PASS * weight.shape[0] // weight.nbytes // ROWS_OF_ANY_PANEL) * ROWS_OF_ANY_PANEL
+        for first in range(0, weight.shape[0], size):
+            end = min(first + size, weight.shape[0])
+            offset = self._library.panels_bytes(found, first, weight.shape[1])
+            self._pack_rows(found, weight.rows(first, end), place + offset)
+            weight.forget(first, end)
 
     def _pack_unpacked(self, found: int, name: str | None, weight: StoredWeight, memory: torch.Tensor) -> None:
         """Pack a weight without a native form, some rows at a time, on all cores."""
