@@ -24,6 +24,7 @@ from worker.kv_memory import (
     measure_available,
 )
 from worker.layers.rope import dependence_on_length
+from worker.loading.first_step import check_first_step
 from worker.loading.local_models import LocalModels
 from worker.loading.memory_check import check_memory
 from worker.loading.packed_cache import PackedCache
@@ -86,6 +87,7 @@ def _load(settings: WorkerSettings, model: Model, on_progress: OnProgress | None
     # Weights that are views of a mapped file still count as available.
     available_bytes = min(before.num_bytes - decoder.weights_bytes, measure_available(kernels.device).num_bytes)
     kv = _allocate_pages(kernels, model, settings, max_model_len, max(0, available_bytes))
+    check_first_step(model, decoder, kv)
     engine = Engine(
         select_executor(kernels, decoder, kv, model, settings),
         page_size=kv.page_size,

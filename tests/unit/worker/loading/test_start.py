@@ -1,5 +1,7 @@
 """Tests of loading a tiny real model: the engine runs steps, the pages fit, and a worker that cannot start says why."""
 
+import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelError
+from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.store import ModelStore
 from pagoda.process.memory import AvailableMemory
@@ -15,7 +18,7 @@ from pagoda.wire.load_progress import LoadProgress
 from pagoda.wire.sampling import SamplingParams
 from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
-from worker.errors import NotEnoughMemoryError, StartError, StepError
+from worker.errors import NotEnoughMemoryError, StartError, StepError, UnusableModelError
 from worker.loading import start
 from worker.loading.local_models import LocalModels
 from worker.loading.start import load_on_demand, load_worker
@@ -101,6 +104,18 @@ def test_pages_whose_memory_was_returned_are_used_again(home: Path, model_path: 
         StepError, match=f"idle page {worker.model.num_pages}; there are {worker.model.num_pages} pages"
     ):
         worker.engine.begin_step(Step(step_id=2, idle_pages=(range(worker.model.num_pages + 1),)))
+
+
+@pytest.mark.parametrize("damage", [math.nan, math.inf])
+@pytest.mark.parametrize("numerics", ["integer", "float32"])
+def test_weights_that_give_no_numbers_are_refused(home: Path, model_path: Path, numerics: str, damage: float) -> None:
+    with GGUFFile(model_path) as file:
+        offset = file.tensors["blk.0.ffn_down.weight"].offset
+    with model_path.open("r+b") as opened:
+        opened.seek(offset)
+        opened.write(struct.pack("<f", damage))
+    with pytest.raises(UnusableModelError, match=r"tiny\.gguf: the model computes logits that are not finite numbers"):
+        load(home, model_path, numerics=numerics)
 
 
 def test_what_is_loaded_on_demand_computes_the_same(home: Path, tmp_path: Path, model_path: Path) -> None:
