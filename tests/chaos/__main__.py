@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 from pagoda.cli.fetch import fetch_model
 from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.models.store import ModelStore
 from pagoda.rpc.sockets import default_home
 from protos.v1 import inference_pb2
 from tests.chaos.cluster import Cluster
@@ -46,14 +48,33 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=0.5, help="requests of the trace per second, on average (default: 0.5)"
     )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="a GGUF file to serve under the default model's name, such as a mixture of experts with its vocabulary "
+        "(python -m bench write-model)",
+    )
     arguments = parser.parse_args()
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
     home = Path(os.environ.get("PAGODA_TEST_HOME") or default_home())
     fetch_model(home, DEFAULT_MODEL)
     with tempfile.TemporaryDirectory() as directory, real_valkey(Path(directory)) as valkey:
+        if arguments.weights is not None:
+            home = home_with(arguments.weights, home, Path(directory) / "home")
         with Tiers(home, Path(directory)) as tiers:
             sys.exit(asyncio.run(run(Cluster(tiers, valkey), random.Random(seed), arguments)))
+
+
+def home_with(weights: Path, home: Path, directory: Path) -> Path:
+    """Make a home whose default model has these weights, and return it."""
+    model = ModelStore(home).get(DEFAULT_MODEL)
+    assert model.manifest is not None, "a pulled model has a manifest"
+    copied = directory / model.manifest.parent.relative_to(home)
+    copied.mkdir(parents=True)
+    shutil.copy(model.manifest, copied)
+    (copied / model.path.name).symlink_to(weights.absolute())
+    return directory
 
 
 async def run(cluster: Cluster, chance: random.Random, arguments: argparse.Namespace) -> int:
