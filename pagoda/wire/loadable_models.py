@@ -49,6 +49,8 @@ class LoadableModels:
     """Free memory of the host. None if it is unknown until a model is loaded."""
     home_model: str | None = None
     """Model that the worker started with, if any."""
+    checks_memory: bool = False
+    """True if the worker refuses models that need more memory than is available."""
 
     def to_proto(self) -> worker_pb2.LoadableModels:
         return worker_pb2.LoadableModels(
@@ -56,6 +58,7 @@ class LoadableModels:
             host_id=self.host_id,
             available_bytes=self.available_bytes,
             home_model=self.home_model or "",
+            checks_memory=self.checks_memory,
         )
 
     @classmethod
@@ -65,4 +68,5 @@ class LoadableModels:
             host_id=message.host_id,
             available_bytes=message.available_bytes if message.HasField("available_bytes") else None,
             home_model=message.home_model or None,
+            checks_memory=message.checks_memory,
         )

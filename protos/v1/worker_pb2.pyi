@@ -203,6 +203,7 @@ class LoadableModels(_message.Message):
     HOST_ID_FIELD_NUMBER: _builtins.int
     AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     HOME_MODEL_FIELD_NUMBER: _builtins.int
+    CHECKS_MEMORY_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Identifies the memory that a loaded model takes: workers with the same host id share it."""
     available_bytes: _builtins.int
@@ -211,6 +212,8 @@ class LoadableModels(_message.Message):
     """The model that the worker was started with, if any. The worker loads it again when requests wait for it and the worker is
     needed for no other model.
     """
+    checks_memory: _builtins.bool
+    """True if the worker refuses models that need more memory than is available."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadableModel]: ...
     def __init__(
@@ -220,10 +223,11 @@ class LoadableModels(_message.Message):
         host_id: _builtins.str = ...,
         available_bytes: _builtins.int | None = ...,
         home_model: _builtins.str = ...,
+        checks_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes", "home_model", b"home_model", "host_id", b"host_id", "models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes", "checks_memory", b"checks_memory", "home_model", b"home_model", "host_id", b"host_id", "models", b"models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__available_bytes: _TypeAlias = _typing.Literal["available_bytes"]  # noqa: Y015
     _WhichOneofArgType__available_bytes: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes"]  # noqa: Y015
@@ -250,7 +254,7 @@ class LoadableModel(_message.Message):
     max_model_len: _builtins.int
     vocab_size: _builtins.int
     needed_bytes: _builtins.int
-    """Approximate memory that the model needs, in bytes: its weights, and the pages of one sequence of full length."""
+    """Approximate memory that the model needs at least, in bytes: weights, the smallest KV memory and the worker's process."""
     def __init__(
         self,
         *,

@@ -140,6 +140,10 @@ class ModelLoading:
         for worker_id in moves.unloads:
             self._send_unload(self._context.workers[worker_id])
             unloading.append(self._context.workers[worker_id])
+        for model, lack in moves.refused.items():
+            self._counters.num_failed_loads += 1
+            self._tried_again.discard(model)
+            self._waiters.fail_load(model, lack.describe(model), permanent=False)
         for worker_id, model in moves.loads.items():
             self._send_load(self.stores.unloaded[worker_id], model)
         return unloading

@@ -8,17 +8,22 @@ A worker is a slot for one model. Models that are wanted and not loaded get a sl
    requests that wait for its model came later, and not before `Slot.stays_until_s`. Otherwise two models that share a slot would
    spend their time on loading.
 
-A model with running requests is never unloaded.
+A model with running requests is never unloaded. Nor is any for a model that would not fit if all others of the machine were
+unloaded: such a model is refused.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from pagoda.process.memory import size
 from scheduler.keep_alive import KeepAlive
 from scheduler.models.worker_stores import UnloadedWorker, WorkerStores
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
+
+PROCESS_BYTES = 300_000_000
+"""The most memory that the process of a worker without a model is expected to have."""
 
 
 class SlotState(Enum):
@@ -39,6 +44,10 @@ class Slot:
     state: SlotState
     loadable: Mapping[str, int]
     """Approximate size in bytes of each model that the worker can load."""
+    checks_memory: bool = False
+    """True if the worker refuses models that need more memory than is available."""
+    pages_bytes: int = 0
+    """Memory that the pages of its model may have taken."""
     model: str | None = None
     home_model: str | None = None
     """Model that the worker loads if it is needed for no other."""
@@ -52,6 +61,27 @@ class Slot:
     def has_model(self) -> bool:
         return self.state in (SlotState.SERVING, SlotState.LOADING)
 
+    @property
+    def held_bytes(self) -> int:
+        """The most memory that the worker may have, which a load may use after an unload. Without a model it is the process."""
+        return self.pages_bytes + max(PROCESS_BYTES, self.loadable.get(self.model or "", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """The reason why a model is refused."""
+
+    needed_bytes: int
+    most_bytes: int
+    """The most memory that would be available without any other model."""
+
+    def describe(self, model: str) -> str:
+        return (
+            f"{model} needs about {size(self.needed_bytes)} of memory, but at most {size(self.most_bytes)} would be available "
+            "if all other models were unloaded. Stop other programs, raise the limit of a container, or choose a smaller "
+            "model or a file of fewer bits per weight."
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Moves:
@@ -61,6 +91,8 @@ class Moves:
     """Ids of the workers that unload."""
     closed: frozenset[str] = frozenset()
     """Ids of workers that take no new requests, so that their model can be unloaded."""
+    refused: Mapping[str, Lack] = field(default_factory=dict)
+    """Models that are too large for all machines that could load them."""
 
 
 NOTHING_MOVES = Moves({})
@@ -78,7 +110,7 @@ def place_models(
         if not any(slot.model == model and slot.has_model for slot in slots):
             placing.make_place(model)
     placing.fill_homes()
-    return Moves(placing.loads, tuple(placing.unloads), frozenset(placing.closed))
+    return Moves(placing.loads, tuple(placing.unloads), frozenset(placing.closed), placing.refused)
 
 
 class _Placing:
@@ -90,13 +122,20 @@ class _Placing:
         self.loads: dict[str, str] = {}
         self.unloads: list[str] = []
         self.closed: list[str] = []
+        self.refused: dict[str, Lack] = {}
         self._slots = slots
         self._wanted = wanted
         self._available_bytes = available_bytes
+        self._most_bytes = _most_bytes(slots, available_bytes)
         self._now_s = now_s
         self._taken: set[str] = set()
 
     def make_place(self, model: str) -> None:
+        able = [slot for slot in self._slots if model in slot.loadable]
+        if able and all(self._is_too_small(slot, model) for slot in able):
+            most_bytes = max(self._most_bytes[slot.host_id] for slot in able)
+            self.refused[model] = Lack(max(slot.loadable[model] for slot in able), most_bytes)
+            return
         empty = sorted(self._able(SlotState.EMPTY, model), key=lambda slot: (slot.home_model != model, slot.worker_id))
         for slot in empty:
             if self._has_memory(slot, model):
@@ -106,7 +145,11 @@ class _Placing:
             self._taken.add(leaving.worker_id)
             return
         short = {slot.host_id for slot in empty}
-        holders = [slot for slot in self._free(SlotState.SERVING) if model in slot.loadable or slot.host_id in short]
+        holders = [
+            slot
+            for slot in self._free(SlotState.SERVING)
+            if slot.host_id in short or (model in slot.loadable and not self._is_too_small(slot, model))
+        ]
         if idle := [slot for slot in holders if not slot.is_running and slot.model not in self._wanted]:
             self._take(min(idle, key=self._worth), self.unloads)
         elif used := [slot for slot in holders if self._gives_way(slot, model)]:
@@ -127,7 +170,7 @@ class _Placing:
         return (slot for slot in self._slots if slot.state is state and slot.worker_id not in self._taken)
 
     def _able(self, state: SlotState, model: str) -> Iterator[Slot]:
-        return (slot for slot in self._free(state) if model in slot.loadable)
+        return (slot for slot in self._free(state) if model in slot.loadable and not self._is_too_small(slot, model))
 
     def _has_model(self, host_ids: Set[str]) -> bool:
         return any(slot.has_model or slot.worker_id in self.loads for slot in self._slots if slot.host_id in host_ids)
@@ -135,6 +178,10 @@ class _Placing:
     def _has_memory(self, slot: Slot, model: str) -> bool:
         available = self._available_bytes.get(slot.host_id)
         return available is None or slot.loadable[model] <= available
+
+    def _is_too_small(self, slot: Slot, model: str) -> bool:
+        """Return True if the model would not fit on the slot's machine even if all other models there were unloaded."""
+        return slot.checks_memory and slot.loadable[model] > self._most_bytes.get(slot.host_id, math.inf)
 
     def _load(self, slot: Slot, model: str) -> None:
         self.loads[slot.worker_id] = model
@@ -163,6 +210,19 @@ class _Placing:
         return any(other.model == slot.model for other in self._free(SlotState.SERVING) if other is not slot)
 
 
+def _most_bytes(slots: Sequence[Slot], available_bytes: Mapping[str, int]) -> dict[str, int]:
+    """Return how much memory each host would have at most without any model, if that is known.
+
+    While a worker loads or unloads, part of its memory is counted by nobody.
+    """
+    changing = {slot.host_id for slot in slots if slot.state in (SlotState.LOADING, SlotState.LEAVING)}
+    most_bytes = {host_id: num for host_id, num in available_bytes.items() if host_id not in changing}
+    for slot in slots:
+        if slot.host_id in most_bytes:
+            most_bytes[slot.host_id] += slot.held_bytes
+    return most_bytes
+
+
 def gather_slots(
     workers: Iterable[AttachedWorker], stores: WorkerStores, keep_alive: KeepAlive, stays_until_s: Mapping[str, float]
 ) -> list[Slot]:
@@ -176,7 +236,8 @@ def gather_slots(
             info = worker.info
             slot = _slot(info.worker_id, stores, SlotState.SERVING, "" if stores.is_outdated(info) else info.model)
             since_s, until_s = keep_alive.idle_since_s(info.model), stays_until_s.get(info.worker_id, 0.0)
-            slots.append(replace(slot, is_running=not worker.is_idle, idle_since_s=since_s, stays_until_s=until_s))
+            slot = replace(slot, is_running=not worker.is_idle, idle_since_s=since_s, stays_until_s=until_s)
+            slots.append(replace(slot, pages_bytes=info.kv_bytes))
     for unloaded in stores.unloaded.values():
         if not unloaded.is_lost:
             slots.append(_slot(unloaded.worker_id, stores, _state(unloaded), unloaded.loading))
@@ -190,6 +251,7 @@ def _slot(worker_id: str, stores: WorkerStores, state: SlotState, model: str | N
         host_id=said.host_id,
         state=state,
         loadable={each.name: each.needed_bytes for each in said.models},
+        checks_memory=said.checks_memory,
         model=model,
         home_model=said.home_model,
     )

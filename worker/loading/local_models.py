@@ -106,6 +106,7 @@ class LocalModels:
             host_id=_host_id(self._settings.device),
             available_bytes=self.available_bytes,
             home_model=self.home_model.name if self.home_model else None,
+            checks_memory=self._settings.check_memory,
         )
 
     def _described(self, model: Model) -> LoadableModel:

@@ -41,6 +41,8 @@ class System:
         self.available_bytes = available_bytes
         self.digests = {model: "" for model in "abc"}
         self.home_model: str | None = None
+        self.needed_bytes: dict[str, int] = {}
+        """Needs of models that differ from NEEDED_BYTES."""
         self.model_info: dict[str, Any] = {}
         """Properties of models that are loaded."""
         self.links: dict[str, PlanWorker] = {}
@@ -53,9 +55,16 @@ class System:
 
     def store(self, worker_id: str) -> WorkerStore:
         infos = {name: info(worker_id, name, digest) for name, digest in self.digests.items()}
-        models = [replace(only_itself(each).loadable.models[0], needed_bytes=NEEDED_BYTES) for each in infos.values()]
+        models = [
+            replace(only_itself(each).loadable.models[0], needed_bytes=self.needed_bytes.get(name, NEEDED_BYTES))
+            for name, each in infos.items()
+        ]
         loadable = LoadableModels(
-            models=tuple(models), host_id="h", available_bytes=self.available_bytes, home_model=self.home_model
+            models=tuple(models),
+            host_id="h",
+            available_bytes=self.available_bytes,
+            home_model=self.home_model,
+            checks_memory=True,
         )
         return WorkerStore(loadable=loadable, infos=infos)
 
@@ -119,6 +128,25 @@ def test_one_slot_serves_all_in_turn() -> None:
     assert system.history == ["w+a", "w-a", "w+b", "w-b", "w+c", "w-c", "w+a"]
     counters = system.loop.counters.models
     assert (counters.num_loads, counters.num_unloads, counters.load_s) == (4, 3, 4 * LOAD_S)
+
+
+def test_no_model_is_unloaded_for_one_that_cannot_fit() -> None:
+    system = System("w")
+    system.ask("a", "0")
+    system.run()
+    system.needed_bytes["b"] = 5_000_000_000
+    system.loop.loading.set_worker_store("w", system.store("w"))
+    system.ask("b", "1")
+    outcomes: list[RequestError | None] = []
+    system.loop.loading.keep_loaded("b", 60.0, outcomes.append)
+    system.clock.run_soon()
+    system.run()
+    [(_, error)] = system.client.failed.items()
+    assert isinstance(error, UnavailableError)
+    assert "b needs about 5.0 GB of memory, but at most 300 MB would be available" in str(error)
+    assert [type(outcome) for outcome in outcomes] == [UnavailableError]
+    assert system.history == ["w+a"]
+    assert system.loop.counters.models.num_failed_loads == 2
 
 
 def test_two_names_of_the_same_files_are_one_model_in_memory() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.models.model_placement import NOTHING_MOVES, Moves, Slot, SlotState, place_models
+from scheduler.models.model_placement import NOTHING_MOVES, PROCESS_BYTES, Lack, Moves, Slot, SlotState, place_models
 
 NOW_S = 100.0
 ALL = {"a": 10, "b": 10, "c": 10}
@@ -113,3 +113,50 @@ def test_placement(
 ) -> None:
     assert place_models(slots, wanted, available_bytes, NOW_S) == expected
     assert place_models(slots[::-1], wanted, available_bytes, NOW_S) == expected, "the order of slots plays a part"
+
+
+MOST = 3 * PROCESS_BYTES
+TOO_LARGE = {"a": MOST + 1, "b": PROCESS_BYTES, "c": PROCESS_BYTES}
+REFUSED = Moves({}, refused={"a": Lack(MOST + 1, MOST)})
+JUST_FITS = {**TOO_LARGE, "a": MOST}
+
+
+def checking(*slots: Slot, loadable: dict[str, int] = TOO_LARGE, **fields: Any) -> list[Slot]:
+    return [replace(slot, checks_memory=True, loadable=loadable, **fields) for slot in slots]
+
+
+@pytest.mark.parametrize(
+    ("slots", "available_bytes", "expected"),
+    [
+        pytest.param(checking(serving("x", "b"), serving("y", "c")), PROCESS_BYTES, REFUSED, id="no model is unloaded"),
+        pytest.param(checking(serving("x", "b"), empty("y")), PROCESS_BYTES, REFUSED, id="nor an empty worker used"),
+        pytest.param(
+            checking(serving("x", "b"), serving("y", "c"), loadable=JUST_FITS),
+            PROCESS_BYTES,
+            unloads("x"),
+            id="without all others it may fit",
+        ),
+        pytest.param(
+            checking(serving("x", "b"), serving("y", "c"), pages_bytes=1),
+            PROCESS_BYTES,
+            unloads("x"),
+            id="pages are given back too",
+        ),
+        pytest.param(
+            [serving("x", "b", loadable=TOO_LARGE)], PROCESS_BYTES, unloads("x"), id="nobody checks the memory"
+        ),
+        pytest.param(
+            checking(serving("x", "b"), loading("y", "c")), 0, unloads("x"), id="a load changes what is available"
+        ),
+        pytest.param(
+            [*checking(serving("x", "b")), empty("y", loadable=JUST_FITS, host_id="large")],
+            0,
+            loads(y="a"),
+            id="another machine is large enough",
+        ),
+    ],
+)
+def test_a_model_that_cannot_fit(slots: list[Slot], available_bytes: int, expected: Moves) -> None:
+    hosts = {"h": available_bytes, "large": MOST}
+    assert place_models(slots, {"a": 1}, hosts, NOW_S) == expected
+    assert place_models(slots[::-1], {"a": 1}, hosts, NOW_S) == expected, "the order of slots plays a part"
