@@ -87,8 +87,10 @@ def _read_compressed(content: _Content) -> Quantization:
     method, groups = "compressed-tensors", content.get("config_groups")
     if not isinstance(groups, dict) or not groups or not all(isinstance(group, dict) for group in groups.values()):
         raise ModelFormatError("config_groups in the model's quantization_config must be an object of objects")
-    if (sparsity := content.get("sparsity_config")) and sparsity.get("format", "dense") != "dense":
-        _refuse(method, f"sparsity format {str(sparsity.get('format'))[:40]!r}", "dense")
+    if sparsity := content.get("sparsity_config"):
+        sparse = sparsity.get("format", "dense") if isinstance(sparsity, dict) else sparsity
+        if sparse != "dense":
+            _refuse(method, f"sparsity format {str(sparse)[:40]!r}", "dense")
     if content.get("transform_config"):
         _refuse(method, "transform_config", "weights without transforms")
     read = [_compressed_scheme(group, str(group.get("format") or content.get("format"))) for group in groups.values()]

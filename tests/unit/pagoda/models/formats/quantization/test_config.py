@@ -68,6 +68,8 @@ def test_groups_of_linears_have_schemes_of_their_own() -> None:
         (compressed("marlin-24"), "format 'marlin-24' with int weights and strategy group"),
         (compressed("nvfp4-pack-quantized", type="float"), "format 'nvfp4-pack-quantized' with float weights"),
         (compressed() | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity format 'sparse-24-bitmask'"),
+        (compressed() | {"sparsity_config": ["x"]}, r"sparsity format .*supported: dense"),
+        (GPTQ | {"desc_act": "yes"}, "'desc_act' .* must be true or false .got 'yes'"),
         (compressed() | {"config_groups": {}}, "config_groups .* must be an object of objects"),
         ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "block size .* two positive whole numbers"),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "by FP8 with fmt 'e5m2'"),
