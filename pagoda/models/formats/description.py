@@ -9,6 +9,7 @@ from pagoda.models.formats.end_tokens import inside_vocabulary, read_checkpoint_
 from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
 from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.formats.gguf_tokens import read_tokens
+from pagoda.models.formats.quantization.config import SEPARATE_FILES
 from pagoda.models.formats.quantization.linears import read_checkpoint_tensors
 from pagoda.models.formats.recommended import read_generation_config, read_gguf_sampling
 from pagoda.models.formats.rope_scaling import check_rope
@@ -24,6 +25,7 @@ CHECKPOINT_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    *SEPARATE_FILES,
 )
 """Files of a safetensors checkpoint besides its weights. A change of any of them makes another model."""
 

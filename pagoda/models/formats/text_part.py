@@ -28,6 +28,8 @@ OTHER_PARTS = (
     "visual.",
 )
 """Beginnings of the names of tensors that only images need."""
+_OF_ALL_PARTS = ("quantization_config", "compression_config", "tie_word_embeddings")
+"""Keys of config.json that stand beside `text_config`, but mean the text part, too."""
 GGUF_VISION_KEY = "vision.block_count"
 """Key of a GGUF file, after the architecture's name, that also has the vision part."""
 GGUF_OTHER_PARTS = ("v.", "mm.")
@@ -87,7 +89,7 @@ def text_content(content: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ModelFormatError(
             f"{name} with a text part of the type {model_type!r} is not supported (supported: {', '.join(wrapper.classes)})"
         )
-    outer = {key: content[key] for key in ("quantization_config", "tie_word_embeddings") if key in content}
+    outer = {key: content[key] for key in _OF_ALL_PARTS if key in content}
     return {**text, **outer, "architectures": [wrapper.classes[model_type]]}
 
 

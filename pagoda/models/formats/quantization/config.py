@@ -17,12 +17,21 @@ GROUP_UNIT = 32
 """A group is a multiple of this number of inputs, or all of them."""
 MAX_PATTERN_LENGTH, MAX_REPEATS = 200, 4
 """Bounds of a regular expression in a configuration, which keep the time of matching a name short."""
+SEPARATE_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Files in which AutoGPTQ and AutoAWQ wrote what `quantization_config` says today, with the method of files that name none."""
 _Content = Mapping[str, Any]
 
 
 def read_quantization(directory: Path) -> Quantization | None:
     """Return how the linears of a checkpoint are quantized, or None for a checkpoint of floats. Raises ModelFormatError."""
-    return quantization_of(text_content(read_json(directory / "config.json")))
+    read = quantization_of(text_content(read_json(directory / "config.json")))
+    for name, method in SEPARATE_FILES.items():
+        if read is None and (directory / name).exists():
+            content = read_json(directory / name)
+            read = quantization_of(
+                {"quantization_config": {**content, "quant_method": content.get("quant_method") or method}}
+            )
+    return read
 
 
 def quantization_of(config: _Content) -> Quantization | None:

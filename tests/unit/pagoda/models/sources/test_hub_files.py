@@ -180,6 +180,11 @@ def test_checkpoint_has_the_files_of_its_index_and_small_files() -> None:
         assert selection.root == ""
 
 
+def test_checkpoint_has_the_file_that_says_how_it_is_quantized() -> None:
+    paths = {"config.json", "quantize_config.json", "tokenizer.json", "gptq_model-4bit-128g.safetensors"}
+    assert {file.path for file in choose((*paths, "README.md")).files} == paths
+
+
 @pytest.mark.parametrize(
     ("paths", "weights"),
     [

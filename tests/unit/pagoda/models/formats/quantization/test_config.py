@@ -1,11 +1,13 @@
 """Tests of reading `quantization_config`: supported methods, and the sentences for all others."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagoda.models.errors import ModelFormatError
-from pagoda.models.formats.quantization.config import quantization_of
+from pagoda.models.formats.quantization.config import quantization_of, read_quantization
 from pagoda.models.formats.quantization.scheme import Layout
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}
@@ -29,6 +31,44 @@ def test_the_older_key_of_compressed_tensors() -> None:
     read = quantization_of({"compression_config": config})
     assert read is not None
     assert (read.label, read.scheme.layout, read.scheme.group_size) == ("W4A16", Layout.PACKED, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "label"),
+    [
+        ("quantize_config.json", {"bits": 4, "group_size": 128, "desc_act": False, "sym": True}, "GPTQ-INT4"),
+        ("quantize_config.json", {"bits": 4, "group_size": 128, "quant_method": "awq"}, "AWQ-INT4"),
+        ("quant_config.json", {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}, "AWQ-INT4"),
+    ],
+)
+def test_older_checkpoints_say_it_in_a_file_of_its_own(
+    name: str, content: dict[str, Any], label: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_text(json.dumps(content))
+    read = read_quantization(tmp_path)
+    assert read is not None
+    assert (read.label, read.scheme.bits, read.scheme.group_size) == (label, 4, 128)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": GPTQ | {"bits": 8}}))
+    read = read_quantization(tmp_path)
+    assert read is not None
+    assert read.label == "GPTQ-INT8"
+
+
+def test_a_separate_file_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "quantize_config.json").write_text(json.dumps({"bits": 3, "group_size": 128}))
+    with pytest.raises(ModelFormatError, match="by GPTQ with 3 bits"):
+        read_quantization(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_a_multimodal_checkpoint_says_it_beside_the_parts(key: str, tmp_path: Path) -> None:
+    config = {"architectures": ["LlavaForConditionalGeneration"], "text_config": {}, key: compressed()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = read_quantization(tmp_path)
+    assert read is not None
+    assert read.label == "W4A16"
 
 
 def test_groups_of_linears_have_schemes_of_their_own() -> None:
