@@ -45,6 +45,8 @@ class StreamEnd(NamedTuple):
 
 
 WORKER_LEFT = StreamEnd("the worker ended the stream")
+CANCEL_S = 0.1
+"""Time within which a call is cancelled after its messages ended because the connection broke."""
 REPLACED = StreamEnd("this worker has opened another stream", grpc.StatusCode.ABORTED)
 FAILED = StreamEnd("internal error of the scheduler", grpc.StatusCode.INTERNAL)
 
@@ -228,6 +230,9 @@ class WorkerStream:
                 self._take(message)
         except WorkerProtocolError as error:
             return StreamEnd(str(error), grpc.StatusCode.FAILED_PRECONDITION)
+        if isinstance(self._worker, UnloadedWorker) and self._worker.is_busy:
+            # The messages of a process that dies while it loads end like those of one that has loaded; then the call is cancelled.
+            await asyncio.sleep(CANCEL_S)
         return WORKER_LEFT
 
     def _take(self, message: worker_pb2.AttachRequest) -> None:

@@ -360,3 +360,16 @@ def test_who_waits_for_a_model_has_it_in_the_trace() -> None:
     cold, warm = system.recorder.named("sequence")
     assert [event for event in events_of(cold) if event.startswith("model")] == ["model loading", "model loaded"]
     assert not any(event.startswith("model") for event in events_of(warm))
+
+
+def test_a_worker_that_restarts_with_its_own_model_takes_up_the_load_that_killed_it() -> None:
+    system = System("w")
+    system.ask("b")
+    assert system.links["w"].loads
+    system.links.pop("w")
+    system.loop.attachments.detach_unloaded_worker(system.unloaded.pop("w"), is_lost=True)
+    system.clock.advance(9.0)
+    system.attach("w2", "a")
+    system.run()
+    assert system.history == ["w2-a", "w2+b"]
+    system.check("b")
