@@ -17,6 +17,10 @@ def stored_linear(
 ) -> StoredWeight:
     """Return the weight. Raises WeightsError if the tensors contradict each other."""
     scheme, shape = linear.scheme, linear.shape
+    if "bias" in parts:
+        if bool(parts["bias"].any()):
+            raise WeightsError("its bias must be zero, since a mixture's linears have none")
+        parts = {name: part for name, part in parts.items() if name != "bias"}
     if scheme.layout is Layout.FLOAT8:
         return StoredWeight(format=Float8Format(scheme), shape=shape, parts=parts, row_order_O=row_order_O)
     if "weight_shape" in parts and tuple(parts["weight_shape"].tolist()) != shape:

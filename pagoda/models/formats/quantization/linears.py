@@ -22,6 +22,8 @@ WORDS = {"qweight": (Layout.AWQ, Layout.GPTQ), "weight_packed": (Layout.PACKED,)
 WEIGHT_TYPES = {"I8": Layout.INT8, "F8_E4M3": Layout.FLOAT8}
 """Layouts by the type of a linear's `weight`."""
 SCALE_TYPES = ("F16", "BF16", "F32")
+OF_A_MIXTURE = re.compile(r"\.(experts\.\d+|shared_expert|shared_mlp)\.|\.(gate|shared_expert_gate)$")
+"""Pattern of linears that have no bias in any family. Programs that quantize may add one of zeros, which is then a part."""
 NOT_READ = frozenset(
     ("input_scale", "input_scale_ub", "input_zero_point", "output_scale", "k_scale", "v_scale", "q_scale", "prob_scale")
 )
@@ -150,6 +152,8 @@ class _Parts:
 def _join(module: str, tensors: Tensors, scheme: Scheme) -> QuantizedLinear:
     parts = _Parts(module, tensors)
     shape = _READERS[scheme.layout](parts, scheme)
+    if OF_A_MIXTURE.search(module):
+        parts.take("bias", [(shape[0],)], SCALE_TYPES, is_optional=True)
     num_bytes = sum(tensors[part].num_bytes for part in parts.taken)
     names = {part: f"{module}.{part}" for part in parts.taken}
     return QuantizedLinear(scheme=scheme, shape=shape, parts=names, num_bytes=num_bytes)

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from pagoda.models.formats.quantization.config import quantization_of
+from pagoda.models.formats.quantization.linears import join_tensors
+from pagoda.models.formats.safetensors_file import SafetensorsTensor
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.memory_need import memory_need
+from tests.kernels.quantized_linears import DTYPES, load
 from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_families import FAMILIES, make_model
 from tests.kernels.tiny_llama import make_llama, reference_logits
@@ -27,6 +31,8 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
 from worker.models.families import load_model
+from worker.weights.checkpoint import WeightsError
+from worker.weights.quantized.stored_linear import stored_linear
 
 MAX_RELATIVE_ERROR = 1e-3
 MAX_INTEGER_ERROR = 0.15
@@ -165,3 +171,24 @@ def test_the_estimate_of_memory_is_of_the_quantized_size(
     in_linears = 3 * (128 * (128 + 2 * 64 + 128) + 3 * 128 * 256)
     outside = 131 * 128 * (2 + 8.5 / 8) + 7 * 128 * 4
     assert memory_need(model).weights_bytes < in_linears * bits / 8 + outside
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_a_bias_of_an_expert_must_be_zero(bias: float) -> None:
+    parts = gptq(torch.randn(64, 64))[0] | {"bias": torch.full((64,), bias, dtype=torch.float16)}
+    tensors = {
+        f"model.layers.0.mlp.experts.3.up_proj.{part}": SafetensorsTensor(
+            dtype=DTYPES[each.dtype], shape=tuple(each.shape), path=Path("/"), offset=0
+        )
+        for part, each in parts.items()
+    }
+    joined = join_tensors(tensors, quantization_of({"quantization_config": GPTQ}))
+    assert not joined.plain
+    (linear,) = joined.linears.values()
+    if bias:
+        with pytest.raises(WeightsError, match="its bias must be zero"):
+            stored_linear(linear, parts, None)
+    else:
+        weight = stored_linear(linear, parts, None).dequantize()
+        del parts["bias"]
+        assert torch.equal(weight, load(GPTQ, parts).dequantize())
