@@ -6,7 +6,8 @@ Weights "as in the file" are GGML blocks of 32, in a Q4_1 file of four bits with
 from collections.abc import Mapping
 
 from bench.quality.emulation import Format
-from bench.quality.rounding import bfloat16, half, integers, outliers_apart, rotated
+from bench.quality.rounding import bfloat16, half, integers, outliers_apart, remainders_too, rotated
+from worker.kernels.grouped import OUTSTANDING
 
 BYTE, FOURTEEN_BITS = 127, 8192
 
@@ -27,12 +28,13 @@ FILE = "weights as in the file, activations"
 CHANNEL = "int8 per channel, activations"
 
 INTEGER_MODE = "int8 per 64, activations int8 per 64, both rotated by 64"
-INTEGER_FILE = f"{FILE} int8 per 32"
+INTEGER_FILE = f"{FILE} int8 per 32, outstanding blocks twice"
 """The worker's own arithmetic: INTEGER_MODE for weights that are floats in the file, INTEGER_FILE for those that are integers."""
 
 CONSIDERED: Mapping[str, Format] = {
     f"{FILE} 14 bits": Format(activations=precise),
-    INTEGER_FILE: Format(activations=per_32),
+    INTEGER_FILE: Format(activations=remainders_too(OUTSTANDING, per_32, 32)),
+    f"{FILE} int8 per 32": Format(activations=per_32),
     f"{FILE} int8": Format(activations=per_row),
     f"{FILE} int8, beyond 6 rms exact": Format(activations=outliers_apart(6, per_row)),
     f"{FILE} int8, beyond 4 rms exact": Format(activations=outliers_apart(4, per_row)),

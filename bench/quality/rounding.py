@@ -42,6 +42,22 @@ def integers(levels: int, *, block: int | None = None, half_scale: bool = False)
     return rounding
 
 
+def remainders_too(above: float, rounding: Rounding, block: int) -> Rounding:
+    """Return a rounding that also rounds what remains of outstanding blocks, and adds it.
+
+    A block is outstanding if its largest magnitude is more than `above` times the mean of its row's largest magnitudes.
+    """
+
+    def rounding_twice(x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[-1]
+        largest = F.pad(x, (0, -size % block)).view(*x.shape[:-1], -1, block).abs().amax(dim=-1)
+        is_outstanding = largest > above * largest.mean(dim=-1, keepdim=True)
+        rounded = rounding(x)
+        return rounded + rounding(x - rounded) * is_outstanding.repeat_interleave(block, dim=-1)[..., :size]
+
+    return rounding_twice
+
+
 def outliers_apart(limit: float, rounding: Rounding) -> Rounding:
     """Return a rounding that keeps elements beyond `limit` times their row's root mean square, and rounds the rest without them."""
 

@@ -51,6 +51,15 @@ def random_stored(ggml_type: GGMLType, num_out: int, num_in: int, order: bool = 
     return stored_blocks(blocks_OGX.numpy().data.cast("B"), ggml_type, (num_out, num_in), order_O)
 
 
+def uneven_rows(rows: int, size: int) -> torch.Tensor:
+    """Return rows with up to three outstanding blocks, some of them the same in several rows, and none in every fourth row."""
+    x_TI = hard_rows(rows, size)
+    for row, x_GB in enumerate(x_TI.view(rows, -1, BLOCK)):
+        for number in range(row % 4):
+            x_GB[(number * row + 1) % len(x_GB)] *= 50 + number
+    return x_TI
+
+
 def random_unpacked(num_out: int, num_in: int, lowest: int = 0, most: int = 15) -> GroupedWeight:
     """Return weights whose scales and minima have very different magnitudes and both signs."""
     generator = torch.Generator().manual_seed(2)
@@ -76,6 +85,30 @@ def test_linear(ggml_type: GGMLType, rows: int) -> None:
         x_TI, weight = hard_rows(rows, inner), random_stored(ggml_type, outer, inner)
         assert same_as_reference(x_TI, weight)
         assert same_as_reference(x_TI, weight, random(outer))
+
+
+@pytest.mark.parametrize("ggml_type", GROUPED)
+@pytest.mark.parametrize("rows", [2, 3, 4, 8, 33])
+def test_outstanding_blocks(ggml_type: GGMLType, rows: int) -> None:
+    assert same_as_reference(uneven_rows(rows, 768), random_stored(ggml_type, 77, 768))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 7, 24, 97])
+def test_any_number_of_outstanding_blocks(blocks: int) -> None:
+    """Test rows with 0, 1, ... blocks that are not zero; most are outstanding if they are a third."""
+    x_TI = random(blocks + 1, blocks * BLOCK)
+    for row, x_I in enumerate(x_TI):
+        x_I[row * BLOCK :] = 0.0
+        x_I[::BLOCK] = x_I[::BLOCK].sign() * 4
+    assert same_as_reference(x_TI, random_unpacked(40, blocks * BLOCK))
+
+
+def test_an_outstanding_block_loses_as_little_as_the_others() -> None:
+    x_TI, weight = random(4, 512), random_stored(GGMLType.Q4_K, 40, 512)
+    x_TI[1:, 64:96] *= 100
+    exact_TO = x_TI.double() @ weight.dequantize().double().T
+    error_T = (NATIVE.linear(x_TI, NATIVE.pack_linear(weight)) - exact_TO).norm(dim=1)
+    assert float(error_T[1:].max()) < 1.5 * float(error_T[0])
 
 
 @pytest.mark.parametrize("ggml_type", GROUPED)
@@ -178,7 +211,7 @@ def test_every_integer_has_its_place(ggml_type: GGMLType) -> None:
 
 
 def test_a_row_is_the_same_alone_and_in_company() -> None:
-    x_TI, packed = hard_rows(33, 512), NATIVE.pack_linear(random_stored(GGMLType.Q6_K, 50, 512))
+    x_TI, packed = uneven_rows(33, 512), NATIVE.pack_linear(random_stored(GGMLType.Q6_K, 50, 512))
     whole = NATIVE.linear(x_TI, packed)
     for first, end in ((0, 1), (5, 8), (11, 24), (32, 33)):
         assert torch.equal(NATIVE.linear(x_TI[first:end], packed), whole[first:end])

@@ -10,6 +10,10 @@ result one after the other. The operations of a block, each rounded to float32, 
     groups of 32:  y += (sum * d) * s;                       with minima  y += m * (s * sum of q)
     groups of 16:  y += (sum_0 * d_0 + sum_1 * d_1) * s;     with minima  y += m_0 * (s * sum_0 of q) + m_1 * (s * sum_1 of q)
 
+A block whose scale is more than OUTSTANDING times the mean of its row's scales would cause most of the error. What remains of it,
+x - q s, is rounded with a scale of its own: 15 bits together. The products of these remainders follow those of all blocks, with
+the same operations. The mean is of the row alone, from a sum in the order of the blocks.
+
 Budget of bits: integers are of at most 8 bits, so a sum of 32 products is at most 32 * 128 * 127 < 2^19, exact in int32 and
 float32 in any order. Everything else is a sequence of single IEEE operations, so the bits do not depend on the rest of the batch:
 see fixed_point.py. A format that stores integers with an offset subtracts it within the exact sum.
@@ -22,10 +26,12 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.kernels.fixed_point import round_rows
+from worker.kernels.fixed_point import constant, round_rows
 from worker.weights.grouped import BLOCK, GroupedWeight
 
 LEVELS = 127
+OUTSTANDING = 4
+"""A block of inputs is outstanding if its scale is more than this many times the mean of its row's scales."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +71,42 @@ def pack_grouped(weight: GroupedWeight, input_order_I: torch.Tensor | None = Non
 
 
 def multiply_grouped(x_TI: torch.Tensor, matrix: GroupedMatrix) -> torch.Tensor:
-    num_tokens, (_, groups, size, num_out) = len(x_TI), matrix.integers_GKWO.shape
     if matrix.input_order_I is not None:
         x_TI = x_TI.index_select(1, matrix.input_order_I)
-    integers_TGB, scale_TG1 = round_rows(x_TI.view(num_tokens, -1, BLOCK), LEVELS)
-    integers_TGKW = integers_TGB.view(num_tokens, -1, groups, size)
-    offset_TGK = integers_TGKW.sum(dim=-1).mul_(scale_TG1)
-    y_TO = torch.zeros(num_tokens, num_out)
-    for block, (weight_KWO, scale_KO) in enumerate(zip(matrix.integers_GKWO, matrix.scale_GKO, strict=True)):
-        products = (integers_TGKW[:, block, k] @ weight_KWO[k].float() for k in range(groups))
-        scaled = (sums_TO.mul_(scale_O) for sums_TO, scale_O in zip(products, scale_KO, strict=True))
-        y_TO.add_(_sum(scaled).mul_(scale_TG1[:, block]))
-        if matrix.minimum_GKO is not None:
-            minima = (offset_TGK[:, block, k, None] * matrix.minimum_GKO[block, k] for k in range(groups))
-            y_TO.add_(_sum(minima))
+    y_TO = torch.zeros(len(x_TI), matrix.integers_GKWO.shape[-1])
+    x_TGB = x_TI.view(len(x_TI), -1, BLOCK)
+    integers_TGB, scale_TG1 = round_rows(x_TGB, LEVELS)
+    for block in range(x_TGB.shape[1]):
+        _add_block(y_TO, integers_TGB[:, block], scale_TG1[:, block], matrix, block)
+    outstanding_TG = find_outstanding(scale_TG1[..., 0])
+    rest_TGB, rest_scale_TG1 = round_rows(x_TGB - integers_TGB * scale_TG1, LEVELS)
+    for block in outstanding_TG.any(dim=0).nonzero()[:, 0].tolist():
+        rows = outstanding_TG[:, block]
+        y_RO = y_TO[rows]
+        _add_block(y_RO, rest_TGB[rows, block], rest_scale_TG1[rows, block], matrix, block)
+        y_TO[rows] = y_RO
     return y_TO
+
+
+def find_outstanding(scale_TG: torch.Tensor) -> torch.Tensor:
+    """Return which blocks are outstanding, as bools. In a row with NaN or infinity none is."""
+    total_T = torch.zeros(len(scale_TG))
+    for scale_T in scale_TG.unbind(dim=1):
+        total_T.add_(scale_T)
+    return scale_TG > total_T.mul_(constant(OUTSTANDING / scale_TG.shape[1]))[:, None]
+
+
+def _add_block(
+    y_TO: torch.Tensor, integers_TB: torch.Tensor, scale_T1: torch.Tensor, matrix: GroupedMatrix, block: int
+) -> None:
+    _, groups, size, _ = matrix.integers_GKWO.shape
+    integers_TKW = integers_TB.view(-1, groups, size)
+    products = (integers_TKW[:, k] @ matrix.integers_GKWO[block, k].float() for k in range(groups))
+    scaled = (sums_TO.mul_(scale_O) for sums_TO, scale_O in zip(products, matrix.scale_GKO[block], strict=True))
+    y_TO.add_(_sum(scaled).mul_(scale_T1))
+    if matrix.minimum_GKO is not None:
+        offset_TK = integers_TKW.sum(dim=-1).mul_(scale_T1)
+        y_TO.add_(_sum(offset_TK[:, k, None] * matrix.minimum_GKO[block, k] for k in range(groups)))
 
 
 def _sum(terms: Iterator[torch.Tensor]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from bench.quality.emulation import EXACT, EmulatedKernels, Format
 from bench.quality.formats import CONSIDERED, INTEGER_FILE, INTEGER_MODE, LLAMA_CPP
 from bench.quality.in_process import EmulatedModel, WindowModel
 from bench.quality.measure import FLOAT32, measure
-from bench.quality.rounding import Rounding, exact, half, integers, outliers_apart, rotated
+from bench.quality.rounding import Rounding, exact, half, integers, outliers_apart, remainders_too, rotated
 from pagoda.models.model import Model
 from tests.kernels.tiny_llama import make_llama, save_safetensors
 from worker.kernels.integer import IntegerKernels
@@ -44,6 +44,16 @@ def test_ggml_keeps_a_block_s_scale_as_half() -> None:
     assert torch.equal(
         integers(127, half_scale=True)(x), half(torch.tensor([[0.1]])) * torch.tensor([[127.0, 1.0, 0.0]])
     )
+
+
+def test_what_remains_of_an_outstanding_block_is_rounded_too() -> None:
+    x = rows()
+    x[0, 32:64] *= 10
+    once, twice = integers(127, block=32)(x), remainders_too(2.0, integers(127, block=32), 32)(x)
+    error, error_once = ((rounded[0, 32:64] - x[0, 32:64]).abs().max() for rounded in (twice, once))
+    assert error < error_once / 100
+    twice[0, 32:64] = once[0, 32:64]
+    assert torch.equal(twice, once)
 
 
 def test_outliers_stay_and_no_longer_set_the_scale() -> None:
@@ -84,6 +94,7 @@ def random_weight(grouped: bool) -> AnyWeight:
 @pytest.mark.parametrize(("name", "grouped"), [(INTEGER_MODE, False), (INTEGER_FILE, True)])
 def test_a_linear_of_the_integer_mode_is_emulated_up_to_the_rounding_of_sums(name: str, grouped: bool) -> None:
     x_TI, weight = torch.randn(5, 192, generator=torch.Generator().manual_seed(0)), random_weight(grouped)
+    x_TI[:3, 32:64] *= 10
     emulated = EmulatedKernels()
     emulated.format = CONSIDERED[name]
     expected, y_TO, exact_TO = (

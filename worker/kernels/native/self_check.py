@@ -75,11 +75,18 @@ def _grouped_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tenso
             row_bytes = num_in // ggml_type.block_size * ggml_type.block_bytes
             blocks_OX = torch.randint(256, (37, row_bytes), generator=generator, dtype=torch.uint8)
             x_TI = torch.randn(num_tokens, num_in, generator=generator)
+            _make_outstanding(x_TI)
             x_TI[NAN_ROWS, 7] = math.nan
             weight = stored_blocks(blocks_OX.numpy().data.cast("B"), ggml_type, (37, num_in))
             yield f"linear of {ggml_type.name}", kernels.linear(x_TI, kernels.pack_linear(weight))
         embedding = kernels.pack_embedding(weight)
         yield f"embedding of {ggml_type.name}", kernels.embed(embedding, torch.tensor([36, 0, 5]))
+
+
+def _make_outstanding(x_TI: torch.Tensor) -> None:
+    """Enlarge some blocks: one of every second row, and another of every third, so that a tile has rows with and without."""
+    x_TI[::2, BLOCK : 2 * BLOCK] *= 30
+    x_TI[::3, -BLOCK:] *= 40
 
 
 def _quantized_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
@@ -102,6 +109,7 @@ def _quantized_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Ten
         )
         for num_tokens in (1, 2, 13):
             x_TI = torch.randn(num_tokens, num_in, generator=generator)
+            _make_outstanding(x_TI)
             x_TI[NAN_ROWS, 7] = math.nan
             yield f"linear of groups of {group_size}", kernels.linear(x_TI, kernels.pack_linear(weight))
 
@@ -113,15 +121,16 @@ def _mixture_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tenso
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    num_experts, hidden, inner = 7, 2 * BLOCK, 40
+    num_experts, hidden, inner = 7, 8 * BLOCK, 40
     floats = [[random(inner, hidden), random(inner, hidden), random(hidden, inner)] for _ in range(num_experts)]
     integers_OI = torch.randint(16, (inner, hidden), generator=generator, dtype=torch.int8)
     packed = [
-        GroupedWeight(integers_OI=integers_OI, scale_OG=random(inner, 2), minimum_OG=random(inner, 2)) for _ in floats
+        GroupedWeight(integers_OI=integers_OI, scale_OG=random(inner, 8), minimum_OG=random(inner, 8)) for _ in floats
     ]
     gates, ups, downs = zip(*floats, strict=True)
     for num_tokens, renormalizes, their_ups in ((1, True, ups), (13, False, packed), (40, True, ups)):
         x_TD, shared_gate = random(num_tokens, hidden), None if renormalizes else random(1, hidden)
+        _make_outstanding(x_TD)
         x_TD[NAN_ROWS, 7] = math.nan
         router = kernels.pack_router(random(num_experts, hidden), 3, renormalizes=renormalizes, shared_gate=shared_gate)
         routing_TE = kernels.route(x_TD, router)

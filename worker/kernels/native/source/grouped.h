@@ -1,7 +1,7 @@
 /* Linears whose weights are integers in groups of 16 or 32 inputs, with factors for each group, as in the model's file.
 
    A weight is scale * integer, or scale * integer + minimum. Inputs are rounded to bytes with one scale for each BLOCK of them, in
-   one form for all formats. The reference implementation in torch and the budgets of bits are in ../../grouped.py.
+   one form for all formats, and outstanding blocks are rounded twice. The reference implementation in torch and the budgets of bits are in ../../grouped.py.
 
    A format stores a matrix in panels of PANEL outputs, which multiply reads from start to end. A panel is a sequence of spans of 32
    or 256 inputs: the factors of the span, then its integers. */
@@ -18,7 +18,7 @@ struct rounded_block {
     float scale;
     float offset, half_offsets[2]; /* the sums below, times the scale */
     int32_t sum, half_sums[2];     /* of the integers, and of the first 16 and the last 16 */
-    int32_t unused;
+    int32_t place;                 /* of a remainder: its block in the row; of the end of a row's remainders: the number of blocks */
     int8_t x[BLOCK];
 };
 
@@ -30,9 +30,9 @@ struct grouped_format {
     void (*pack)(const uint8_t *file, uint8_t *span, int64_t o);
     /* Compute the weights of a span of the panel's output o. */
     void (*unpack)(const uint8_t *span, int64_t o, float *weights);
-    /* Multiply a panel with at most ROWS_AT_ONCE rows. */
-    void (*multiply)(const uint8_t *panel, const struct rounded_block *const *rows, int64_t num_blocks, int64_t num_rows,
-                     float (*totals)[PANEL]);
+    /* Multiply `count` blocks of a panel with those of at most ROWS_AT_ONCE rows, and add the products to each row's PANEL totals. */
+    void (*multiply)(const uint8_t *panel, int64_t first, int64_t count, const struct rounded_block *const *rows,
+                     int64_t num_rows, float *const *totals);
 };
 
 #if LANES == 16
@@ -41,9 +41,6 @@ enum { ROWS_AT_ONCE = 8 };
 #else
 enum { ROWS_AT_ONCE = 4 };
 #endif
-
-/* Round tokens [first, end) of x [T, I] to rows [T, I / BLOCK]. */
-void round_inputs(const float *x, struct rounded_block *rows, int64_t num_in, int64_t first, int64_t end);
 
 struct linear_format;
 

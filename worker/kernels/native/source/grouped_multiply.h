@@ -167,38 +167,41 @@ INLINE void add_block(struct kind kind, const uint8_t *span, const struct span_f
     }
 }
 
-INLINE void multiply_rows(struct kind kind, const uint8_t *panel, const struct rounded_block *const *rows, int64_t num_blocks,
-                          int num_rows, float (*out)[PANEL]) {
-    int blocks_of_span = span_of(kind.factors) / BLOCK;
+INLINE void multiply_rows(struct kind kind, const uint8_t *panel, int64_t first, int64_t count,
+                          const struct rounded_block *const *rows, int num_rows, float *const *out) {
+    int blocks_of_span = span_of(kind.factors) / BLOCK, b = (int)(first % blocks_of_span);
+    const uint8_t *span = panel + first / blocks_of_span * span_bytes(kind);
     floats totals[ROWS_AT_ONCE][VECTORS];
     struct span_factors decoded;
-    memset(totals, 0, sizeof totals);
-    for (int64_t first = 0; first < num_blocks; first += blocks_of_span, panel += span_bytes(kind)) {
-        const uint8_t *block = panel + factor_bytes(kind.factors);
-        if (are_decoded(kind.factors)) decode_factors(kind.factors, panel, &decoded);
+    for (int row = 0; row < num_rows; row++) memcpy(totals[row], out[row], sizeof *totals);
+    for (int64_t at = 0; at < count; b = 0, span += span_bytes(kind)) {
+        const uint8_t *block = span + factor_bytes(kind.factors) + b * block_bytes(kind.integers);
+        if (are_decoded(kind.factors)) decode_factors(kind.factors, span, &decoded);
 #pragma GCC unroll 1
-        for (int b = 0; b < blocks_of_span; b++, block += block_bytes(kind.integers))
-            add_block(kind, panel, &decoded, block, b, rows, first + b, num_rows, totals);
+        for (; b < blocks_of_span && at < count; b++, at++, block += block_bytes(kind.integers))
+            add_block(kind, span, &decoded, block, b, rows, at, num_rows, totals);
     }
-    for (int row = 0; row < num_rows; row++) memcpy(out[row], totals[row], sizeof *out);
+    for (int row = 0; row < num_rows; row++) memcpy(out[row], totals[row], sizeof *totals);
 }
 
 /* Multiply with code for a few numbers of rows. Other numbers are rounded up: the first row is multiplied again, for nothing. */
-INLINE void multiply_panel(struct kind kind, const uint8_t *panel, const struct rounded_block *const *rows, int64_t num_blocks,
-                           int64_t num_rows, float (*totals)[PANEL]) {
+INLINE void multiply_panel(struct kind kind, const uint8_t *panel, int64_t first, int64_t count,
+                           const struct rounded_block *const *rows, int64_t num_rows, float *const *totals) {
     const struct rounded_block *all[ROWS_AT_ONCE];
-    float products[ROWS_AT_ONCE][PANEL];
-    for (int row = 0; row < ROWS_AT_ONCE; row++) all[row] = rows[row < num_rows ? row : 0];
-    if (num_rows == 1) multiply_rows(kind, panel, all, num_blocks, 1, products);
+    float unused[PANEL] = {0}, *out[ROWS_AT_ONCE];
+    for (int row = 0; row < ROWS_AT_ONCE; row++) {
+        all[row] = rows[row < num_rows ? row : 0];
+        out[row] = row < num_rows ? totals[row] : unused;
+    }
+    if (num_rows == 1) multiply_rows(kind, panel, first, count, all, 1, out);
 #if LANES == 16 || defined(__AVX2__)
-    else if (num_rows == 2) multiply_rows(kind, panel, all, num_blocks, 2, products);
+    else if (num_rows == 2) multiply_rows(kind, panel, first, count, all, 2, out);
 #endif
 #if LANES == 16
-    else if (num_rows <= 4) multiply_rows(kind, panel, all, num_blocks, 4, products);
-    else if (num_rows <= 6) multiply_rows(kind, panel, all, num_blocks, 6, products);
+    else if (num_rows <= 4) multiply_rows(kind, panel, first, count, all, 4, out);
+    else if (num_rows <= 6) multiply_rows(kind, panel, first, count, all, 6, out);
 #endif
-    else multiply_rows(kind, panel, all, num_blocks, ROWS_AT_ONCE, products);
-    memcpy(totals, products, num_rows * sizeof *totals);
+    else multiply_rows(kind, panel, first, count, all, ROWS_AT_ONCE, out);
 }
 
 INLINE void pack_span(struct kind kind, read_function read, const uint8_t *file, uint8_t *span, int64_t o) {
@@ -237,9 +240,9 @@ INLINE void unpack_span(struct kind kind, const uint8_t *span, int64_t o, float 
     static int64_t NAME##_bytes(void) { return span_bytes(NAME##_kind); }                                                    \
     static void pack_##NAME(const uint8_t *file, uint8_t *span, int64_t o) { pack_span(NAME##_kind, READ, file, span, o); }   \
     static void unpack_##NAME(const uint8_t *span, int64_t o, float *weights) { unpack_span(NAME##_kind, span, o, weights); } \
-    static void multiply_##NAME(const uint8_t *panel, const struct rounded_block *const *rows, int64_t num_blocks,           \
-                                int64_t num_rows, float (*totals)[PANEL]) {                                                  \
-        multiply_panel(NAME##_kind, panel, rows, num_blocks, num_rows, totals);                                              \
+    static void multiply_##NAME(const uint8_t *panel, int64_t first, int64_t count, const struct rounded_block *const *rows, \
+                                int64_t num_rows, float *const *totals) {                                                    \
+        multiply_panel(NAME##_kind, panel, first, count, rows, num_rows, totals);                                            \
     }                                                                                                                        \
     const struct grouped_format NAME = {#NAME,       SPAN,          FILE_BYTES,     NAME##_bytes,                            \
                                         pack_##NAME, unpack_##NAME, multiply_##NAME}

@@ -4,6 +4,8 @@
 #include "pool.h"
 
 static const float INVERSE_LEVELS = 1.0f / 127;
+/* A block is outstanding if its scale is this many times the mean of its row's scales. */
+enum { OUTSTANDING = 4 };
 #define GROUPED_PACK_CALL(FIELD)                                                        \
     FIELD(const struct linear_format *, format)                                         \
     FIELD(const uint8_t *, file) /* [rows of the file, bytes of a row] */               \
@@ -30,40 +32,78 @@ static void round_block(const float *x, struct rounded_block *rounded) {
     rounded->offset = (float)rounded->sum * scale;
 }
 
-void round_inputs(const float *x, struct rounded_block *rows, int64_t num_in, int64_t first, int64_t end) {
-    int64_t num_blocks = num_in / BLOCK;
-    for (int64_t block = first * num_blocks; block < end * num_blocks; block++) round_block(x + block * BLOCK, rows + block);
+/* Return how many blocks a rounded row takes: its own, then the remainders of its outstanding ones, then an end. Fewer than
+   1 / OUTSTANDING of numbers are above OUTSTANDING times their mean; one more allows for rounding. */
+static int64_t row_blocks(int64_t num_in) { return num_in / BLOCK + num_in / BLOCK / OUTSTANDING + 2; }
+
+static int64_t row_bytes(int64_t num_in) { return row_blocks(num_in) * sizeof(struct rounded_block); }
+
+/* Return a block of a token's inputs in the order of the weights. `ordered` is memory for it. */
+static const float *inputs_of(const struct linear_call *call, int64_t token, int64_t block, float *ordered) {
+    const float *x = call->x + token * call->num_in;
+    if (!call->input_order) return x + block * BLOCK;
+    for (int i = 0; i < BLOCK; i++) ordered[i] = x[call->input_order[block * BLOCK + i]];
+    return ordered;
+}
+
+static void round_remainder(const float *x, const struct rounded_block *rounded, struct rounded_block *remainder) {
+    float rest[BLOCK];
+    for (int i = 0; i < BLOCK; i++) rest[i] = x[i] - (float)rounded->x[i] * rounded->scale;
+    round_block(rest, remainder);
 }
 
 static void round_tokens(const void *argument, int64_t first, int64_t end) {
     const struct linear_call *call = argument;
-    if (!call->input_order) {
-        round_inputs(call->x, call->rows, call->num_in, first, end);
-        return;
-    }
     int64_t num_blocks = call->num_in / BLOCK;
-    for (int64_t token = first; token < end; token++)
+    for (int64_t token = first; token < end; token++) {
+        struct rounded_block *row = (struct rounded_block *)call->rows + token * row_blocks(call->num_in), *next = row + num_blocks;
+        float ordered[BLOCK], total = 0;
         for (int64_t block = 0; block < num_blocks; block++) {
-            float x[BLOCK];
-            for (int i = 0; i < BLOCK; i++) x[i] = call->x[token * call->num_in + call->input_order[block * BLOCK + i]];
-            round_block(x, (struct rounded_block *)call->rows + token * num_blocks + block);
+            round_block(inputs_of(call, token, block, ordered), row + block);
+            total += row[block].scale;
         }
+        float limit = total * (float)((double)OUTSTANDING / (double)num_blocks);
+        for (int64_t block = 0; block < num_blocks; block++) {
+            if (!(row[block].scale > limit)) continue;
+            round_remainder(inputs_of(call, token, block, ordered), row + block, next);
+            next++->place = (int32_t)block;
+        }
+        next->place = (int32_t)num_blocks;
+    }
 }
-
-static int64_t row_bytes(int64_t num_in) { return num_in / BLOCK * sizeof(struct rounded_block); }
 
 static int64_t panel_bytes(const struct linear_format *format, int64_t num_in) {
     return num_in / format->grouped->span * format->grouped->span_bytes();
 }
 
+/* Multiply the remainders, block by block: each block of the panel with those rows where it is outstanding. */
+static void multiply_remainders(const struct grouped_format *format, const uint8_t *panel, int64_t num_blocks,
+                                const struct rounded_block **next, int64_t num_rows, float *const *totals) {
+    for (;;) {
+        const struct rounded_block *rows[ROWS_AT_ONCE];
+        float *their_totals[ROWS_AT_ONCE];
+        int64_t count = 0, place = num_blocks;
+        for (int64_t i = 0; i < num_rows; i++) place = smaller(place, next[i]->place);
+        if (place == num_blocks) return;
+        for (int64_t i = 0; i < num_rows; i++)
+            if (next[i]->place == place) rows[count] = next[i]++, their_totals[count++] = totals[i];
+        format->multiply(panel, place, 1, rows, count, their_totals);
+    }
+}
+
 static void multiply(const struct linear_format *format, const struct linear_call *call, int64_t token, int64_t p,
                      int64_t num_rows) {
     const struct rounded_block *rows[ROWS_AT_ONCE];
-    float totals[ROWS_AT_ONCE][PANEL];
+    float totals[ROWS_AT_ONCE][PANEL] = {0}, *their_totals[ROWS_AT_ONCE];
     int64_t num_blocks = call->num_in / BLOCK;
-    for (int64_t i = 0; i < num_rows; i++) rows[i] = (const struct rounded_block *)call->rows + (token + i) * num_blocks;
+    for (int64_t i = 0; i < num_rows; i++) {
+        rows[i] = (const struct rounded_block *)call->rows + (token + i) * row_blocks(call->num_in);
+        their_totals[i] = totals[i];
+    }
     const uint8_t *panel = (const uint8_t *)call->panels + p * panel_bytes(format, call->num_in);
-    format->grouped->multiply(panel, rows, num_blocks, num_rows, totals);
+    format->grouped->multiply(panel, 0, num_blocks, rows, num_rows, their_totals);
+    for (int64_t i = 0; i < num_rows; i++) rows[i] += num_blocks;
+    multiply_remainders(format->grouped, panel, num_blocks, rows, num_rows, their_totals);
     for (int64_t i = 0; i < num_rows; i++) store_outputs(call, token + i, p, PANEL, totals[i]);
 }
 
