@@ -11,6 +11,7 @@ from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.quantization.linears import read_checkpoint_tensors
 from pagoda.models.formats.quantization.scheme import Layout
 from pagoda.models.formats.safetensors_file import DTYPE_BYTES
+from pagoda.models.formats.text_part import GGUF_OTHER_PARTS, text_tensor
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 PACKED_FLOAT_BYTES = 8.5 / 8
@@ -55,12 +56,16 @@ def _served_bytes(name: str, type_name: str, shape: tuple[int, ...], stored_byte
 
 
 def _gguf_tensors(model: Model) -> list[_Tensor]:
+    other = GGUF_OTHER_PARTS if model.config.is_text_part else ()
     with GGUFFile(model.path) as file:
-        return [(name, each.ggml_type.name, each.shape, each.num_bytes) for name, each in file.tensors.items()]
+        tensors = {name: each for name, each in file.tensors.items() if not name.startswith(other)}
+        return [(name, each.ggml_type.name, each.shape, each.num_bytes) for name, each in tensors.items()]
 
 
 def _safetensors(model: Model) -> list[_Tensor]:
     tensors = read_checkpoint_tensors(model.path)
+    if model.config.is_text_part:
+        tensors = tensors.only(lambda name: text_tensor(name) is not None)
     plain = [
         (name, each.dtype, each.shape, each.num_parameters * DTYPE_BYTES[each.dtype])
         for name, each in tensors.plain.items()
