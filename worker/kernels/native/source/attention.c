@@ -25,12 +25,12 @@ enum { KEYS_AHEAD = 32 };
 static const int64_t SERIAL_PRODUCTS = 1 << 17;
 
 /* The description of a step, the same for all layers with the same window. */
-#define ATTENTION_STEP(FIELD)                                                                                                     \
-    FIELD(const int64_t *, tables) /* [S, table_width] */                                                                         \
-    FIELD(const int64_t *, items) /* [items, ITEM_FIELDS]: sequence, first query, number of queries, position of the first one */ \
-    FIELD(char *, scratch) /* scratch_bytes for each thread */                                                                    \
-    FIELD(int64_t, table_width)                                                                                                   \
-    FIELD(int64_t, num_items)                                                                                                     \
+#define ATTENTION_STEP(FIELD)                                                                                                    \
+    FIELD(const int64_t *, tables) /* [S, table_width] */                                                                        \
+    FIELD(const int64_t *, items) /* [items, ITEM_FIELDS]: sequence, first query, number of queries, first position */           \
+    FIELD(char *, scratch) /* scratch_bytes for each thread */                                                                   \
+    FIELD(int64_t, table_width)                                                                                                  \
+    FIELD(int64_t, num_items)                                                                                                    \
     FIELD(int64_t, scratch_bytes)
 SHARED_STRUCT(attention_step, ATTENTION_STEP);
 EXPORT_LAYOUT(attention_step, ATTENTION_STEP)
@@ -181,8 +181,8 @@ static void hide(float *scores, int64_t start, int64_t first, int64_t end, int64
 
    If a head has several parts, the weights are the probabilities; weigh_part multiplies them with a part's scales. */
 static int64_t weigh_keys(const struct attention_call *call, struct item *item, int64_t row, int64_t first, int64_t end) {
-    /* Whole tiles are weighed, because that is faster than stopping at `end`. Keys that the row does not see are hidden before and
-       after. */
+    /* Whole tiles are weighed, because that is faster than stopping at `end`. Keys that the row does not see are hidden before
+       and after. */
     int64_t start = first / TILE_WIDTH * TILE_WIDTH, stop = round_up(end, TILE_WIDTH);
     float *scores = item->scores + row * item->stride;
     if (call->cap_factor != 0)

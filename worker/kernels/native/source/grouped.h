@@ -1,10 +1,11 @@
 /* Linears whose weights are integers in groups of 16 or 32 inputs, with factors for each group, as in the model's file.
 
-   A weight is scale * integer, or scale * integer + minimum. Inputs are rounded to bytes with one scale for each BLOCK of them, in
-   one form for all formats, and outstanding blocks are rounded twice. The reference implementation in torch and the budgets of bits are in ../../grouped.py.
+   A weight is scale * integer, or scale * integer + minimum. Inputs are rounded to bytes with one scale for each BLOCK of them,
+   in one form for all formats, and outstanding blocks are rounded twice. The reference implementation in torch and the budgets
+   of bits are in ../../grouped.py.
 
-   A format stores a matrix in panels of PANEL outputs, which multiply reads from start to end. A panel is a sequence of spans of 32
-   or 256 inputs: the factors of the span, then its integers. */
+   A format stores a matrix in panels of PANEL outputs, which multiply reads from start to end. A panel is a sequence of spans of
+   32 or 256 inputs: the factors of the span, then its integers. */
 #ifndef PAGODA_GROUPED_H
 #define PAGODA_GROUPED_H
 

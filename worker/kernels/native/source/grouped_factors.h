@@ -1,5 +1,5 @@
-/* The factors of a panel's span, by output: in 16 bits, in 32 bits, or as small integers that are multiplied with factors d and dmin
-   of the whole span. Products of such integers with numbers of 16 bits are exact in float32. */
+/* The factors of a panel's span, by output: in 16 bits, in 32 bits, or as small integers that are multiplied with factors d and
+   dmin of the whole span. Products of such integers with numbers of 16 bits are exact in float32. */
 #ifndef PAGODA_GROUPED_FACTORS_H
 #define PAGODA_GROUPED_FACTORS_H
 

@@ -5,8 +5,8 @@
 
 #include "grouped_factors.h"
 
-/* Split bytes into fields of `bits` bits, or'ed into integers after a shift. Each group of bytes holds 8 / bits runs of integers: the
-   first run in the lowest bits of all bytes, the next one above it. */
+/* Split bytes into fields of `bits` bits, or'ed into integers after a shift. Each group of bytes holds 8 / bits runs of integers:
+   the first run in the lowest bits of all bytes, the next one above it. */
 INLINE void read_fields(const uint8_t *packed, int bytes, int bits, int group, int shift, uint8_t *integers) {
     for (int start = 0; start < bytes; start += group)
         for (int run = 0; run < 8 / bits; run++)

@@ -1,13 +1,13 @@
-/* The integers of a panel's block: 32 inputs of PANEL outputs, in steps of four inputs. A step has one vector for each half of the
-   outputs, with four bytes for each output.
+/* The integers of a panel's block: 32 inputs of PANEL outputs, in steps of four inputs. A step has one vector for each half of
+   the outputs, with four bytes for each output.
 
-   Integers are stored unsigned. Four bits of each are in nibbles: a vector per step, the low halves of its bytes for the first half
-   of the outputs. Higher bits, and those of formats with less than four bits, are in planes: vectors in which a byte has one or two
-   bits for each of 8 or 4 steps.
+   Integers are stored unsigned. Four bits of each are in nibbles: a vector per step, the low halves of its bytes for the first
+   half of the outputs. Higher bits, and those of formats with less than four bits, are in planes: vectors in which a byte has
+   one or two bits for each of 8 or 4 steps.
 
-   VNNI multiplies four unsigned bytes with four signed ones and adds the products to a sum of 32 bits. With AVX2, products are added
-   in pairs to sums of 16 bits, which are full after some steps (STEPS_PER_SUM). Wider integers are made signed there; a product
-   of a byte's magnitude with an input that has its sign fits 16 bits in pairs. */
+   VNNI multiplies four unsigned bytes with four signed ones and adds the products to a sum of 32 bits. With AVX2, products are
+   added in pairs to sums of 16 bits, which are full after some steps (steps_per_sum). Wider integers are made signed there; a
+   product of a byte's magnitude with an input that has its sign fits 16 bits in pairs. */
 #ifndef PAGODA_GROUPED_INTEGERS_H
 #define PAGODA_GROUPED_INTEGERS_H
 

@@ -1,13 +1,13 @@
-/* A grouped format's functions, made from the kinds of its integers and factors. All of these are constants where the functions are
-   inlined, and so is the number of rows, so that sums stay in registers. */
+/* A grouped format's functions, made from the kinds of its integers and factors. All of these are constants where the functions
+   are inlined, and so is the number of rows, so that sums stay in registers. */
 #ifndef PAGODA_GROUPED_MULTIPLY_H
 #define PAGODA_GROUPED_MULTIPLY_H
 
 #include "grouped_factors.h"
 #include "grouped_integers.h"
 
-/* How far memory is read ahead. One Zen 5 core needs 8 KiB for its 40 GB/s: with 2 KiB, a product with eight rows takes 1.7 times as
-   long (Q4_K, of 1,536 inputs). */
+/* How far memory is read ahead. One Zen 5 core needs 8 KiB for its 40 GB/s: with 2 KiB, a product with eight rows takes 1.7 times
+   as long (Q4_K, of 1,536 inputs). */
 enum { PREFETCHED_BYTES = 8192, CACHE_LINE = 64 };
 
 /* Without vectors of the processor's own, unrolled code takes three times as long to compile and is no faster. */
@@ -54,7 +54,8 @@ INLINE vector multiply_bytes(enum integers kind, vector weights, vector x) {
     return _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
 }
 
-/* Add a step's products. Inline assembly keeps additions in place: GCC 12 would multiply for all rows first and keep sums in memory. */
+/* Add a step's products. Inline assembly keeps additions in place: GCC 12 would multiply for all rows first and keep sums
+   in memory. */
 INLINE void add_step(enum integers kind, int step, int steps, vector x, vector weights, vector *part, vector *sum) {
     int of_sum = step % steps_per_sum(kind), last = steps_per_sum(kind) < steps ? steps_per_sum(kind) - 1 : steps - 1;
     if (kind == EIGHT_BITS) weights = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
@@ -97,8 +98,8 @@ INLINE vector subtract_zeros(enum factors kind, const uint8_t *span, int v, int3
 }
 
 /* Compute a group's exact sums for all rows. */
-INLINE void sum_group(struct kind kind, const uint8_t *span, const uint8_t *block, const uint8_t *ahead, int first_step, int steps,
-                      const struct rounded_block *const *rows, int64_t at, int num_rows, vector (*sums)[VECTORS]) {
+INLINE void sum_group(struct kind kind, const uint8_t *span, const uint8_t *block, const uint8_t *ahead, int first_step,
+                      int steps, const struct rounded_block *const *rows, int64_t at, int num_rows, vector (*sums)[VECTORS]) {
     vector parts[ROWS_AT_ONCE][VECTORS];
     int offset = offset_of_products(kind);
     for (int row = 0; row < num_rows; row++) {
@@ -126,7 +127,8 @@ struct group_factors {
     floats scale, minimum;
 };
 
-INLINE struct group_factors factors_of(struct kind kind, const uint8_t *span, const struct span_factors *decoded, int group, int v) {
+INLINE struct group_factors factors_of(struct kind kind, const uint8_t *span, const struct span_factors *decoded, int group,
+                                       int v) {
     struct group_factors factors = {.scale = load_factors(kind.factors, span, decoded->scales[group], 0, v * LANES)};
     if (has_minimum(kind.factors)) factors.minimum = load_factors(kind.factors, span, decoded->minima[group], 1, v * LANES);
     return factors;

@@ -60,8 +60,8 @@ static int64_t count_panels(const struct linear_segment *segment) { return divid
 static struct linear_call segment_call(const struct linear_of_segments_call *call, const struct linear_segment *segment) {
     int64_t first = segment->first_out;
     return (struct linear_call){.x = call->x, .panels = segment->panels, .bias = call->bias ? call->bias + first : NULL,
-                                .y = call->y + first, .rows = call->rows, .input_order = call->input_order, .num_in = call->num_in,
-                                .num_out = segment->num_out, .y_stride = call->num_out};
+                                .y = call->y + first, .rows = call->rows, .input_order = call->input_order,
+                                .num_in = call->num_in, .num_out = segment->num_out, .y_stride = call->num_out};
 }
 
 static void multiply_chunk(const void *argument, int64_t chunk, int thread) {
