@@ -74,6 +74,7 @@ def footprint(
 
 
 def measure(home: Path, model: Path) -> FootprintResult:
+    """Start a model three times, and return the numbers of the last two starts."""
     with served(home, model):
         pass
     shutil.rmtree(packed_directory(home), ignore_errors=True)
@@ -94,6 +95,7 @@ def measure(home: Path, model: Path) -> FootprintResult:
 
 @contextlib.contextmanager
 def served(home: Path, model: Path) -> Iterator[Started]:
+    """Serve a model, and yield the numbers of its start once it is ready."""
     port = free_port()
     arguments = ("serve", "--home", str(home), "--model", str(model.absolute()), "--port", str(port))
     started_s = time.perf_counter()
@@ -112,6 +114,7 @@ def served(home: Path, model: Path) -> Iterator[Started]:
 
 
 async def weights_bytes(address: str) -> int:
+    """Return the memory of the weights as the only worker of a scheduler reports it."""
     async with open_channel(address) as channel:
         stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
         (worker,) = (await stub.GetLoad(inference_pb2.GetLoadRequest())).workers
@@ -119,6 +122,7 @@ async def weights_bytes(address: str) -> int:
 
 
 def wait_until_written(home: Path) -> None:
+    """Wait for the file of packed weights. Raises SystemExit if there is none within WRITTEN_DEADLINE_S."""
     deadline_s = time.monotonic() + WRITTEN_DEADLINE_S
     while not packed_files(home):
         if time.monotonic() > deadline_s:
@@ -129,6 +133,7 @@ def wait_until_written(home: Path) -> None:
 
 
 def table(results: list[FootprintResult]) -> Table:
+    """Return the results as a table, one row per model; sizes are in MB."""
     columns = Table(title="Memory and start beside the file", title_justify="left")
     for name in ("model", "file", "weights", "/ file", "worker", "peak", "peak - file", "cold", "warm"):
         columns.add_column(name, justify="left" if name == "model" else "right")

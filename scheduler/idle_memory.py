@@ -16,6 +16,8 @@ SHORT_BYTES = 500_000_000
 
 
 class IdleMemory:
+    """A timer that collects the idle pages of all workers."""
+
     def __init__(
         self,
         context: SchedulerContext,

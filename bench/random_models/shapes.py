@@ -20,6 +20,8 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
+    """The hyperparameters of a public model, as they are written into a GGUF file."""
+
     architecture: str
     num_layers: int
     hidden_size: int

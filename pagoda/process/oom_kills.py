@@ -1,6 +1,7 @@
 """Counters in which the kernel says that it has killed processes because memory ran out.
 
-It sends SIGKILL, like an impatient user. But it counts these kills: in the cgroup of the killed process, and for the machine.
+The exit code of such a process says SIGKILL only, as after `kill -9`. The kernel counts its own kills: in the cgroup of the
+killed process, and for the machine.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ class OOMKills:
 
 
 def count_oom_kills(proc: Path = PROC, cgroup: Path = CGROUP) -> OOMKills:
+    """Return the kernel's counts so far."""
     group, is_unified = next(memory_groups(proc, cgroup), (None, False))
     file = "memory.events" if is_unified else "memory.oom_control"
     in_group = None if group is None else read_field(group / file, "oom_kill")

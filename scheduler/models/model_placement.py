@@ -17,13 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from pagoda.models.memory_need import PROCESS_BYTES
 from pagoda.process.memory import size
 from scheduler.keep_alive import KeepAlive
 from scheduler.models.worker_stores import UnloadedWorker, WorkerStores
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
-
-PROCESS_BYTES = 300_000_000
-"""The most memory that the process of a worker without a model is expected to have."""
 
 
 class SlotState(Enum):
@@ -213,7 +211,8 @@ class _Placing:
 def _most_bytes(slots: Sequence[Slot], available_bytes: Mapping[str, int]) -> dict[str, int]:
     """Return how much memory each host would have at most without any model, if that is known.
 
-    While a worker loads or unloads, part of its memory is counted by nobody.
+    It is unknown while a worker of the host loads or unloads, because part of that worker's memory is then neither available nor
+    held.
     """
     changing = {slot.host_id for slot in slots if slot.state in (SlotState.LOADING, SlotState.LEAVING)}
     most_bytes = {host_id: num for host_id, num in available_bytes.items() if host_id not in changing}

@@ -65,4 +65,5 @@ AnyWeight = torch.Tensor | GroupedWeight
 
 
 def as_float32(weight: AnyWeight) -> torch.Tensor:
+    """Return the values as float32 [O, I]."""
     return weight.dequantize() if isinstance(weight, GroupedWeight) else weight.float()

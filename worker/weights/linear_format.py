@@ -32,6 +32,8 @@ def _forget_nothing(first: int, end: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredWeight:
+    """The weight of a linear in the bytes of its file, with the format that can unpack them."""
+
     format: LinearFormat
     shape: tuple[int, int]
     """Numbers of outputs and inputs."""
@@ -61,7 +63,7 @@ class StoredWeight:
 
     def dequantize(self, first: int = 0, end: int | None = None) -> torch.Tensor:
         """Return rows `first` to `end` as float32, with columns in the order of the inputs."""
-        values = as_float32(self.unpack(first, end)).float()
+        values = as_float32(self.unpack(first, end))
         return values if self.input_order_I is None else values[:, torch.argsort(self.input_order_I)]
 
     def rows(self, first: int, end: int) -> Self:
@@ -111,6 +113,7 @@ Weight = AnyWeight | StoredWeight
 
 
 def stored(weight: AnyWeight) -> StoredWeight:
+    """Return a weight in memory, [O, I], as a stored weight that shares its tensors."""
     num_out, num_in = weight.shape
     if isinstance(weight, torch.Tensor):
         return StoredWeight(format=FloatFormat(weight.dtype), shape=(num_out, num_in), parts={"floats": weight})

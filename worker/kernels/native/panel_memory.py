@@ -48,7 +48,7 @@ class PanelMemory:
         self._is_noted = True
 
     def end(self) -> None:
-        """Let go of the model's parts."""
+        """Forget the model's parts."""
         self._known, self.parts, self._is_noted = [], [], False
 
     def take(self, num_bytes: int, source: str) -> tuple[torch.Tensor, bool]:
@@ -85,7 +85,7 @@ class PanelMemory:
 
 
 def map_huge_pages(num_bytes: int) -> torch.Tensor:
-    """Return zeros, at least so many."""
+    """Return at least `num_bytes` zeros, int8, in huge pages where the operating system has them."""
     whole_pages = -(-max(num_bytes, 1) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     memory = mmap.mmap(-1, whole_pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     # Without huge pages in the operating system the call fails, and ordinary pages are used.

@@ -99,7 +99,7 @@ def all_but_every(period: int, num_layers: int) -> tuple[bool, ...]:
 
 
 def plain_gguf(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
-    """Return no fields, for a family that differs from llama in its name and its tensors only."""
+    """Return no fields, as `plain` does. Raises ModelFormatError if the file has caps, which such a family does not compute."""
     refuse_caps(config, metadata)
     return {}
 

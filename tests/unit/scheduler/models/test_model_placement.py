@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from scheduler.models.model_placement import NOTHING_MOVES, PROCESS_BYTES, Lack, Moves, Slot, SlotState, place_models
+from pagoda.models.memory_need import PROCESS_BYTES
+from scheduler.models.model_placement import NOTHING_MOVES, Lack, Moves, Slot, SlotState, place_models
 
 NOW_S = 100.0
 ALL = {"a": 10, "b": 10, "c": 10}
