@@ -19,7 +19,7 @@ struct rounded_block {
     float scale;
     float offset, half_offsets[2]; /* the sums below, times the scale */
     int32_t sum, half_sums[2];     /* of the integers, and of the first 16 and the last 16 */
-    int32_t place;                 /* of a remainder: its block in the row; of the end of a row's remainders: the number of blocks */
+    int32_t place;                 /* of a remainder: its block in the row; of the end of the remainders: the number of blocks */
     int8_t x[BLOCK];
 };
 
@@ -31,7 +31,8 @@ struct grouped_format {
     void (*pack)(const uint8_t *file, uint8_t *span, int64_t o);
     /* Compute the weights of a span of the panel's output o. */
     void (*unpack)(const uint8_t *span, int64_t o, float *weights);
-    /* Multiply `count` blocks of a panel with those of at most ROWS_AT_ONCE rows, and add the products to each row's PANEL totals. */
+    /* Multiply `count` blocks of a panel with those of at most ROWS_AT_ONCE rows, and add the products to each row's PANEL
+       totals. */
     void (*multiply)(const uint8_t *panel, int64_t first, int64_t count, const struct rounded_block *const *rows,
                      int64_t num_rows, float *const *totals);
 };

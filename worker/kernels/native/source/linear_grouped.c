@@ -56,7 +56,8 @@ static void round_tokens(const void *argument, int64_t first, int64_t end) {
     const struct linear_call *call = argument;
     int64_t num_blocks = call->num_in / BLOCK;
     for (int64_t token = first; token < end; token++) {
-        struct rounded_block *row = (struct rounded_block *)call->rows + token * row_blocks(call->num_in), *next = row + num_blocks;
+        struct rounded_block *row = (struct rounded_block *)call->rows + token * row_blocks(call->num_in);
+        struct rounded_block *next = row + num_blocks;
         float ordered[BLOCK], total = 0;
         for (int64_t block = 0; block < num_blocks; block++) {
             round_block(inputs_of(call, token, block, ordered), row + block);

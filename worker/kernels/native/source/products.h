@@ -1,5 +1,5 @@
-/* Products of a linear on each kind of processor: PANEL outputs side by side, a few inputs at a time, with the weights in the order
-   in which they are read.
+/* Products of a linear on each kind of processor: PANEL outputs side by side, a few inputs at a time, with the weights in the
+   order in which they are read.
 
    VNNI multiplies four unsigned bytes with four signed ones in one instruction. So weights are stored plus 128, and each sum
    starts at minus the amount that this adds. Without VNNI pairs of 16-bit numbers are multiplied, and weights are widened when
@@ -33,7 +33,8 @@ typedef vector weights;
 INLINE weights load_weights(const uint8_t *x) { return load_widened((const int8_t *)x); }
 INLINE vector repeat(const activation *x) { return repeat_pair(x); }
 #ifdef __AVX2__
-/* The addition is inline assembly, so that it stays in place: GCC 12 would multiply for all rows first and keep a sum in memory. */
+/* The addition is inline assembly, so that it stays in place: GCC 12 would multiply for all rows first and keep a sum in
+   memory. */
 INLINE vector add_products(vector sums, vector x, weights w) {
     vector products = _mm256_madd_epi16(x, w);
     __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sums) : "x"(products));

@@ -223,7 +223,8 @@ static void keep_first(struct weights *weights, int32_t weight, int64_t num_kept
         if (weights->values[i] == weight && num_kept-- <= 0) weights->values[i] = 0;
 }
 
-/* Return the least weight of the tokens that make up top_p. It is in the octaves [low, high], which are found from the top down. */
+/* Return the least weight of the tokens that make up top_p. It is in the octaves [low, high], which are found from the top
+   down. */
 static int32_t keep_top_p(struct weights *weights, double top_p, int32_t *near) {
     int64_t needed = (int64_t)__builtin_ceil(top_p * (double)weights->total), above, sum = 0;
     int32_t high, low = WEIGHT_ONE + 1;
