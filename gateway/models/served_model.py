@@ -17,6 +17,7 @@ from gateway.prompts.template_renderer import ChatTemplateError, rendering_threa
 from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.errors import ChatTemplateChoiceError, ModelFormatError, UnknownGoTemplateError
 from pagoda.models.formats.fill_tokens import FillTokens, read_fill_tokens
+from pagoda.models.formats.gguf_file import headers_kept
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.names import with_tag
@@ -55,6 +56,7 @@ class ServedModel:
     """The tokens for a text between two others; None for a model that cannot fill."""
 
     @classmethod
+    @headers_kept()
     def load(cls, model: Model, policy: SamplingPolicy, chat_template: str | None = None) -> "ServedModel":
         """Read the model's tokenizer, settings and template. A template that is not valid is logged, not raised.
 
@@ -89,6 +91,7 @@ class ServedModel:
         )
 
     @staticmethod
+    @headers_kept()
     def check_model(model: Model, settings: ModelSettings) -> None:
         """Raise ModelFormatError with the reason if the model's tokenizer or chat template cannot be used.
 

@@ -26,6 +26,7 @@ from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.models.catalogue import CatalogueEntry, better_model
 from pagoda.models.chat_template_choice import read_template_file
 from pagoda.models.errors import ModelError
+from pagoda.models.formats.gguf_file import headers_kept
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
 from pagoda.process.background import end_tasks, keep_running
@@ -49,6 +50,16 @@ class ServeError(Exception):
     """A mistake in the options or the environment. The message says what to change."""
 
 
+@headers_kept()
+def _checked_models(options: ServeOptions) -> list[Model]:
+    """Return the models, fetched if needed, after checking that their tensors are right and fit into memory."""
+    models = [fetch_model(options.home, model) for model in options.models]
+    for model in models:
+        check_tensors(model)
+    check_memory(within_windows(options, models), models, available_memory())
+    return models
+
+
 def run_serve(options: ServeOptions) -> int:
     """Serve until a signal arrives; return the exit status of the command."""
     try:
@@ -57,10 +68,7 @@ def run_serve(options: ServeOptions) -> int:
         check_port(options)
         check_tracing(options)
         check_models(options)
-        models = [fetch_model(options.home, model) for model in options.models]
-        for model in models:
-            check_tensors(model)
-        check_memory(within_windows(options, models), models, available_memory())
+        models = _checked_models(options)
         make_run_directory(options)
         # Before the workers start, because they reserve memory.
         better = better_model(machine_available_bytes()) if options.names_no_model else None

@@ -20,6 +20,7 @@ def write_progress(path: Path) -> Callable[[int, int], None]:
         next_s = now_s + INTERVAL_S
         new = path.with_name(f"{path.name}.new")
         try:
+            new.touch(mode=0o600)
             new.write_text(f"{completed} {total}")
             os.replace(new, path)
         except OSError:

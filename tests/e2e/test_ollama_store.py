@@ -50,9 +50,9 @@ def test_a_model_of_ollama_is_served_by_its_name(system: System, installation: F
     with ollama.Client(host=system.url) as client:
         assert {each.model for each in client.list().models} == {NAME, "tiny:latest"}
         answer = client.chat(
-            NAME, [{"role": "user", "content": "What is the capital of France?"}], options={"num_predict": 20}
+            NAME, [{"role": "user", "content": "Who wrote Romeo and Juliet?"}], options={"num_predict": 20}
         )
-        assert "Paris" in (answer.message.content or "")
+        assert "Shakespeare" in (answer.message.content or "")
         assert client.generate(NAME.lower(), "The capital of France is", raw=True, options={"num_predict": 4}).done
         assert [each.model for each in client.ps().models] == [NAME]
         with pytest.raises(ollama.ResponseError, match="belongs to Ollama") as caught:

@@ -224,7 +224,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "the pre-tokenizer 'of-tomorrow' is not supported",
     ),
-    "unknown tokenizer": ({"tokenizer.ggml.model": "t5"}, {}, "the tokenizer 't5' is not supported"),
+    "unknown tokenizer": ({"tokenizer.ggml.model": "rwkv"}, {}, "the tokenizer 'rwkv' is not supported"),
     "bos outside": ({"tokenizer.ggml.bos_token_id": 4000}, {}, "token 4000 is outside the vocabulary"),
     "no vocabulary": ({"tokenizer.ggml.tokens": ABSENT, "tokenizer.ggml.token_type": ABSENT}, {}, "no vocabulary"),
     "template": ({"tokenizer.chat_template": "{% for %}"}, {}, "the chat template cannot be used"),
@@ -235,7 +235,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "'blk.0.attn_q.weight' must have the shape [64, 64] (got [32, 64])",
     ),
     "unknown tensor": ({"llama.block_count": 1}, {}, "tensors that the model does not use: blk.1."),
-    "scaling": ({"llama.rope.scaling.type": "yarn"}, {}, "rope scaling 'yarn' is not supported"),
+    "scaling": ({"llama.rope.scaling.type": "other"}, {}, "rope scaling 'other' is not supported"),
     "numbers": ({"llama.logit_scale": 0.5}, {}, "llama.logit_scale = 0.5"),
 }
 

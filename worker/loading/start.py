@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.gguf_file import headers_kept
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
 from protos.v1 import worker_pb2
@@ -75,6 +76,7 @@ def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, dig
     return loaded
 
 
+@headers_kept()
 def _load(settings: WorkerSettings, model: Model, on_progress: OnProgress | None) -> Loaded:
     max_model_len = choose_max_model_len(settings.max_model_len, model)
     # Loading is many short operations: waiting for all threads after each takes ten times as long on a busy machine.

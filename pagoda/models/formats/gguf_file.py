@@ -6,7 +6,9 @@ used.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -18,7 +20,7 @@ from pagoda.models.formats.ggml_type import GGMLType
 from pagoda.models.formats.gguf_parts import NUM_TENSORS_KEY, GGUFError, check_num_tensors, check_place, part_files
 from pagoda.models.formats.mapped_file import forget, map_file
 
-__all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFPart", "GGUFTensor"]
+__all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFPart", "GGUFTensor", "headers_kept"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -135,17 +137,42 @@ class GGUFPart:
     def __init__(self, path: Path) -> None:
         """Open the file. Raises GGUFError."""
         self.data = _map_file(path)
+        kept, state = _kept_headers.get({}), _state_of(path)
+        header = kept.get(state) or self._parse(path)
+        self.metadata, self.tensors, self.header_bytes = kept[state] = header
+
+    def _parse(self, path: Path) -> "_Header":
         cursor = _Cursor(self.data)
         try:
             num_tensors, num_metadata = _read_header(cursor)
-            self.metadata = MappingProxyType(_read_metadata(cursor, num_metadata))
-            self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(self.metadata)))
+            metadata = MappingProxyType(_read_metadata(cursor, num_metadata))
+            tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(metadata)))
         except GGUFError as error:
             self.data.release()
             named = GGUFError(f"{path}: {error}")
             named.position = cursor.position
             raise named from None
-        self.header_bytes = cursor.position
+        return metadata, tensors, cursor.position
+
+
+_Header = tuple[Mapping[str, Any], Mapping[str, GGUFTensor], int]
+_kept_headers: ContextVar[dict[object, _Header]] = ContextVar("_kept_headers")
+
+
+@contextmanager
+def headers_kept() -> Iterator[None]:
+    """Keep the headers that are read in this block, since each takes 0.1 s for a large vocabulary. Their values are not copied."""
+    token = _kept_headers.set({})
+    try:
+        yield
+    finally:
+        _kept_headers.reset(token)
+
+
+def _state_of(path: Path) -> object:
+    """Return a value that differs after the file was replaced or written."""
+    status = path.stat()
+    return path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _map_file(path: Path) -> memoryview:

@@ -202,6 +202,7 @@ loadable_models = st.builds(
     host_id=names,
     available_bytes=st.none() | uint64,
     home_model=st.none() | st.text(min_size=1, max_size=3),
+    checks_memory=st.booleans(),
 )
 
 WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {

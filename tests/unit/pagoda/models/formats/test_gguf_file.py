@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagoda.models.formats.gguf_file import GGMLType, GGUFError, GGUFFile
+from pagoda.models.formats.gguf_file import GGMLType, GGUFError, GGUFFile, headers_kept
+from tests.fakes.tiny_model import write_tiny_gguf
 
 MEGABYTE = 1 << 20
 
@@ -217,3 +218,15 @@ def test_a_lying_file_is_an_error_that_says_what_is_wrong(tmp_path: Path, lie: s
     with pytest.raises(GGUFError, match=message) as caught:
         GGUFFile(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_header_is_read_once_in_a_block_unless_the_file_changes(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    with headers_kept():
+        with GGUFFile(path) as first, GGUFFile(path) as second:
+            assert first.metadata is second.metadata and first.tensors is second.tensors
+        write_tiny_gguf(path, num_layers=1)
+        with GGUFFile(path) as changed:
+            assert changed.metadata["llama.block_count"] == 1
+    with GGUFFile(path) as after:
+        assert after.metadata == changed.metadata and after.metadata is not changed.metadata
