@@ -20,7 +20,7 @@ START_S = 600
 INSTALL_S = 1200
 QUESTION = {
     "model": DEFAULT_MODEL,
-    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "messages": [{"role": "user", "content": "What is the capital of Peru?"}],
     "temperature": 0,
     "max_tokens": 32,
 }
@@ -61,7 +61,7 @@ def test_the_default_model_is_served(installed: Environment, home: Path, tmp_pat
             until("/ready answers 200", lambda: is_ready(server, url, tmp_path / "output"), START_S)
             answer = httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=START_S, trust_env=False)
             assert answer.status_code == 200, answer.text
-            assert "Paris" in answer.json()["choices"][0]["message"]["content"]
+            assert "Lima" in answer.json()["choices"][0]["message"]["content"]
             server.send_signal(signal.SIGTERM)
             assert server.wait(START_S) == 0, (tmp_path / "output").read_text()
         finally:

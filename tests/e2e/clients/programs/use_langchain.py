@@ -55,7 +55,7 @@ def check_openai_function_calling():
 
 def check_openai_json_mode():
     structured = openai_chat().with_structured_output(Weather, method="json_mode", include_raw=True)
-    answer = structured.invoke(f"{QUESTION} Answer in JSON.")["raw"]
+    answer = structured.invoke(f"{QUESTION} Answer in one line of JSON.")["raw"]
     assert answer.content.startswith("{"), answer
 
 
