@@ -38,7 +38,7 @@ class PackedCache:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Stop writing, and let go of the weights that would have been written."""
+        """Stop writing, and release the weights that would have been written."""
         if self._writing is not None:
             self._stopped.set()
             self._writing.join()

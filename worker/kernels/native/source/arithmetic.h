@@ -84,6 +84,10 @@ INLINE float exp2_clamped(float x) {
 /* Return 2^x for x <= 0, clamped like exp2_clamped. */
 INLINE float exp2_below_one(float x) { return exp2_within(x < -126.0f ? -126.0f : x); }
 
+INLINE float sigmoid(float x) { return 1.0f / (exp2_clamped(x * -LOG2_E) + 1.0f); }
+
+INLINE float silu(float x) { return x / (exp2_clamped(x * -LOG2_E) + 1.0f); }
+
 INLINE float tanh_by_exp2(float x) { return -2.0f / (exp2_clamped(x * TWO_LOG2_E) + 1.0f) + 1.0f; }
 
 #endif

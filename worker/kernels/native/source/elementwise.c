@@ -67,7 +67,7 @@ static void silu_mul_rows(const void *argument, int64_t first, int64_t end) {
     for (int64_t row = first; row < end; row++) {
         const float *gate = call->gate_up + row * 2 * call->size, *up = gate + call->size;
         float *restrict y = call->y + row * call->size;
-        for (int64_t i = 0; i < call->size; i++) y[i] = gate[i] / (exp2_clamped(gate[i] * -LOG2_E) + 1.0f) * up[i];
+        for (int64_t i = 0; i < call->size; i++) y[i] = silu(gate[i]) * up[i];
     }
 }
 

@@ -40,9 +40,6 @@ struct expert_matrix {
 SHARED_STRUCT(experts_call, EXPERTS_CALL);
 EXPORT_LAYOUT(experts_call, EXPERTS_CALL)
 
-enum { CHUNKS_PER_THREAD = 6 };
-static const int64_t SERIAL_PRODUCTS = 1 << 17;
-
 /* A multiplication of all experts that have tokens with one or two of their matrices. */
 struct experts_job {
     const struct experts_call *call;
@@ -132,7 +129,7 @@ static void activate_rows(const void *argument, int64_t first, int64_t end) {
     struct linear_call inputs = {.x = call->gates, .rows = call->down_rows, .num_in = size};
     float *restrict gates = call->gates;
     const float *restrict ups = call->ups;
-    for (int64_t i = first * size; i < end * size; i++) gates[i] = gates[i] / (exp2_clamped(gates[i] * -LOG2_E) + 1.0f) * ups[i];
+    for (int64_t i = first * size; i < end * size; i++) gates[i] = silu(gates[i]) * ups[i];
     call->down->format->round_tokens(&inputs, first, end);
 }
 

@@ -4,8 +4,6 @@
 
 #include "pool.h"
 
-enum { CHUNKS_PER_THREAD = 6 };
-static const int64_t SERIAL_PRODUCTS = 1 << 17;
 /* The size of the rows of a tile, which stay in a core's second-level cache while panels are read. */
 static const int64_t TILE_BYTES = 160 << 10;
 

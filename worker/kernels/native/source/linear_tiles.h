@@ -9,6 +9,11 @@
 
 struct grouped_format;
 
+/* Each thread gets several chunks of the panels, because threads are not equally fast. */
+enum { CHUNKS_PER_THREAD = 6 };
+/* Fewer products than this are computed by one thread, since waking the others would take longer. */
+static const int64_t SERIAL_PRODUCTS = 1 << 17;
+
 struct linear_call {
     const float *x;     /* [T, I] */
     const void *panels; /* [panels, G], a kind of its own for each format */

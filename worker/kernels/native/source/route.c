@@ -107,7 +107,7 @@ static void weigh_experts(const struct route_call *call, float *scores) {
         if (is_used[e] || !call->renormalizes) total += scores[e];
     }
     for (int64_t e = 0; e < num_experts; e++) scores[e] = is_used[e] ? scores[e] / total : 0.0f;
-    for (int64_t e = num_experts; e < call->num_rows; e++) scores[e] = 1.0f / (exp2_clamped(scores[e] * -LOG2_E) + 1.0f);
+    for (int64_t e = num_experts; e < call->num_rows; e++) scores[e] = sigmoid(scores[e]);
 }
 
 static void weigh_rows(const void *argument, int64_t first, int64_t end) {
